@@ -1,0 +1,197 @@
+// Declarations of attention and of its gradient.
+#include "kernels/attention/attention.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "base/strings.h"
+
+namespace megatron {
+namespace {
+
+enum Operand { kQ, kK, kV, kStarts, kStep, kSample, kPosition };
+enum BackwardOperand { kBackOut = 3, kBackLse, kBackDout, kBackStarts, kBackStep, kBackSample, kBackPosition };
+
+std::string describe(const AttentionOptions& o, const AttentionSizes& sizes) {
+  std::string text = str_cat("scale=", o.softmax_scale, o.causal ? " causal" : "");
+  if (o.window_left >= 0 || o.window_right >= 0) text += str_cat(" window=(", o.window_left, ",", o.window_right, ")");
+  if (o.dropout > 0) text += str_cat(" dropout=", o.dropout, " seed=", o.seed, " name=", o.name);
+  return text + str_cat(" queries=", sizes.queries, " keys=", sizes.keys);
+}
+
+void check_dtypes(const Operands& operands, std::initializer_list<int> same) {
+  for (int i : same) {
+    const ValueInfo* v = operands[static_cast<size_t>(i)];
+    if (v != nullptr && v->dtype != operands[0]->dtype) {
+      throw PlacementError{str_cat("operand ", i, " is ", name_of(v->dtype), " but q is ", name_of(operands[0]->dtype)),
+                           "cast it"};
+    }
+  }
+}
+
+void check_sizes(const Operands& operands, const AttentionSizes& sizes) {
+  const Dims &q = operands[0]->shape, &k = operands[1]->shape;
+  if (q.rank() != 5 || k.rank() != 4) throw PlacementError{"q has 5 and k has 4 dimensions", "reshape the operands"};
+  if (q[0] != sizes.queries || q[3] != sizes.heads_per_group || k[0] != sizes.keys) {
+    throw PlacementError{
+        str_cat("q is ", to_string(q), ", k is ", to_string(k), ", but the kind was made for ", sizes.queries,
+                " queries, ", sizes.keys, " keys and ", sizes.heads_per_group, " heads a group"),
+        "make the kind for these shapes"};
+  }
+}
+
+void check_dropout(const Operands& operands, const AttentionOptions& options, int step, int sample, int position) {
+  if (options.dropout <= 0) return;
+  for (int i : {step, sample, position}) {
+    if (operands[static_cast<size_t>(i)] == nullptr) {
+      throw PlacementError{"dropout needs step, sample and position", "give all three"};
+    }
+  }
+}
+
+class AttentionBase : public OpKind {
+ public:
+  AttentionBase(AttentionOptions options, const AttentionSizes& sizes) : options_(std::move(options)), sizes_(sizes) {
+    MEGATRON_CHECK(options_.dropout >= 0 && options_.dropout < 1, "dropout is in [0, 1)");
+  }
+  std::string attributes() const override { return describe(options_, sizes_); }
+
+ protected:
+  AttentionArgs base_args(const RunContext& c, int starts) const {
+    AttentionArgs args;
+    args.options = options_;
+    args.sizes = sizes_;
+    args.q = c.in(kQ);
+    args.k = c.in(kK);
+    args.v = c.in(kV);
+    args.starts = c.in(starts);
+    args.step = c.in(starts + 1);
+    args.sample = c.in(starts + 2);
+    args.position = c.in(starts + 3);
+    if (!c.operand_origins.empty()) {
+      const Dims& origin = c.in_origin(kQ);
+      args.first_query = origin[0];
+      args.first_group = origin[2];
+      args.first_head = origin[3];
+    }
+    return args;
+  }
+
+  AttentionOptions options_;
+  AttentionSizes sizes_;
+};
+
+class Attention final : public AttentionBase {
+ public:
+  using AttentionBase::AttentionBase;
+  std::string name() const override { return "attention"; }
+  Signature signature(const Operands& operands) const override {
+    check_dtypes(operands, {kK, kV});
+    check_sizes(operands, sizes_);
+    check_dropout(operands, options_, kStep, kSample, kPosition);
+    Signature s = parse_signature("sbgqd,tbgd,tbge,sb,,b,sb->sbgqe,sbgq", operands[kQ]->dtype);
+    s.results[1].dtype = accumulation_dtype(operands[kQ]->dtype);
+    s.whole = "tde";
+    return s;
+  }
+  bool takes_strided(int i) const override { return i <= kV; }
+  void backward(BackwardContext& c) const override {
+    MEGATRON_CHECK(!c.gradient(1), "the log-sum-exp of attention has no gradient");
+    const Value dout = c.gradient(0);
+    if (!dout || !(c.wants(kQ) || c.wants(kK) || c.wants(kV))) return;
+    const std::vector<Value> g =
+        c.trace().emit(attention_backward_kind(options_, sizes_),
+                       {c.operand(kQ), c.operand(kK), c.operand(kV), c.result(0), c.result(1), dout, c.operand(kStarts),
+                        c.operand(kStep), c.operand(kSample), c.operand(kPosition)});
+    for (int i = 0; i < 3; ++i) c.set(i, g[static_cast<size_t>(i)]);
+  }
+  Cost cost(const RunContext& c) const override {
+    Cost cost = OpKind::cost(c);
+    cost.flops = attention_flops(base_args(c, kStarts));
+    return cost;
+  }
+  int64_t workspace(const RunContext& c, DeviceKind) const override {
+    return attention_workspace_cpu(base_args(c, kStarts));
+  }
+  void run_cpu(const RunContext& c) const override {
+    AttentionArgs args = base_args(c, kStarts);
+    args.out = c.out(0);
+    args.lse = c.out(1);
+    attention_cpu(args, c.workspace, c.pool);
+  }
+};
+
+class AttentionBackward final : public AttentionBase {
+ public:
+  using AttentionBase::AttentionBase;
+  std::string name() const override { return "attention_backward"; }
+  Signature signature(const Operands& operands) const override {
+    check_dtypes(operands, {kK, kV, kBackOut, kBackDout});
+    check_sizes(operands, sizes_);
+    check_dropout(operands, options_, kBackStep, kBackSample, kBackPosition);
+    Signature s = parse_signature("sbgqd,tbgd,tbge,sbgqe,sbgq,sbgqe,sb,,b,sb->sbgqd,tbgd,tbge", operands[kQ]->dtype);
+    s.whole = "tde";
+    s.linear = {{kBackDout}};
+    return s;
+  }
+  bool takes_strided(int i) const override { return i <= kBackOut || i == kBackDout; }
+  bool gives_strided(int) const override { return true; }
+  Cost cost(const RunContext& c) const override {
+    Cost cost = OpKind::cost(c);
+    cost.flops = 2.5 * attention_flops(base_args(c, kBackStarts));  // five products of blocks instead of two
+    return cost;
+  }
+  int64_t workspace(const RunContext& c, DeviceKind) const override {
+    return attention_backward_workspace_cpu(args(c));
+  }
+  void run_cpu(const RunContext& c) const override { attention_backward_cpu(args(c), c.workspace, c.pool); }
+
+ private:
+  AttentionBackwardArgs args(const RunContext& c) const {
+    AttentionBackwardArgs args;
+    args.forward = base_args(c, kBackStarts);
+    args.forward.out = c.in(kBackOut);
+    args.forward.lse = c.in(kBackLse);
+    args.dout = c.in(kBackDout);
+    args.dq = c.out(0);
+    args.dk = c.out(1);
+    args.dv = c.out(2);
+    return args;
+  }
+};
+
+}  // namespace
+
+std::shared_ptr<const OpKind> attention_kind(const AttentionOptions& options, const AttentionSizes& sizes) {
+  return std::make_shared<Attention>(options, sizes);
+}
+
+std::shared_ptr<const OpKind> attention_backward_kind(const AttentionOptions& options, const AttentionSizes& sizes) {
+  return std::make_shared<AttentionBackward>(options, sizes);
+}
+
+AttentionResult attention(Trace& trace, Value q, Value k, Value v, const AttentionOptions& options,
+                          const AttentionExtras& extras) {
+  MEGATRON_CHECK(trace.shape(q).rank() == 5 && trace.shape(k).rank() == 4, "q is [s,b,g,q,d], k is [t,b,g,d]");
+  const AttentionSizes sizes{trace.shape(q)[0], trace.shape(k)[0], trace.shape(q)[3]};
+  const bool drop = options.dropout > 0;
+  const std::vector<Value> results =
+      trace.emit(attention_kind(options, sizes), {q, k, v, extras.starts, drop ? extras.step : Value{},
+                                                  drop ? extras.sample : Value{}, drop ? extras.position : Value{}});
+  return {results[0], results[1]};
+}
+
+double attention_flops(const AttentionArgs& args) {
+  const Dims &q = args.q.shape, &k = args.k.shape, &v = args.v.shape;
+  const double queries = static_cast<double>(q[0]), keys = static_cast<double>(k[0]);
+  double visible = keys;  // per query
+  if (args.options.causal) visible = std::max(keys - queries / 2, keys / 2);
+  if (args.options.window_left >= 0) {
+    const double right = args.options.causal ? 0 : static_cast<double>(args.options.window_right);
+    if (right >= 0) visible = std::min(visible, static_cast<double>(args.options.window_left) + 1 + right);
+  }
+  const double heads = static_cast<double>(q[1] * q[2] * q[3]);
+  return 2.0 * heads * queries * visible * static_cast<double>(k.back() + v.back());
+}
+
+}  // namespace megatron

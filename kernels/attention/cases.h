@@ -1,0 +1,80 @@
+// Cases of attention: head groupings, masks, dropout, odd sizes, and lengths that differ.
+#pragma once
+
+#include <cmath>
+#include <vector>
+
+#include "kernels/attention/attention.h"
+#include "kernels/cases.h"
+
+namespace megatron {
+
+struct AttentionCaseShape {
+  int64_t s, t, b, g, q, d, e;
+};
+
+inline OpCase attention_case(const std::string& name, const AttentionCaseShape& n, AttentionOptions options,
+                             bool starts = false, double scale = 1.0) {
+  options.softmax_scale = 1.0 / std::sqrt(static_cast<double>(n.d));
+  if (options.dropout > 0) {
+    options.seed = 77;
+    options.name = "decoder.layers.0.self_attention.core_attention";
+  }
+  using Fill = CaseOperand::Fill;
+  using Type = CaseOperand::Type;
+  const Fill keyed = options.dropout > 0 ? Fill::kIndices : Fill::kAbsent;
+  OpCase c;
+  c.name = "attention " + name;
+  c.make = [options, n](DType) { return attention_kind(options, {n.s, n.t, n.q}); };
+  c.operands = {
+      {"q", {n.s, n.b, n.g, n.q, n.d}, Type::kCompute, Fill::kNormal, scale},
+      {"k", {n.t, n.b, n.g, n.d}, Type::kCompute, Fill::kNormal, scale},
+      {"v", {n.t, n.b, n.g, n.e}},
+      {"starts", {n.s, n.b}, Type::kInt32, starts ? Fill::kIndices : Fill::kAbsent, 1.0, 0.0, 4},
+      {"step", {}, Type::kInt64, keyed, 1.0, 0.0, 1000},
+      {"sample", {n.b}, Type::kInt64, keyed, 1.0, 0.0, int64_t{1} << 40},
+      {"position", {n.s, n.b}, Type::kInt32, options.dropout > 0 ? Fill::kRamp : Fill::kAbsent},
+  };
+  return c;
+}
+
+inline std::vector<OpCase> attention_cases() {
+  AttentionOptions causal, full, window, both, dropout, dropout_window;
+  full.causal = false;
+  window.window_left = 3;
+  both.causal = false;
+  both.window_left = 2;
+  both.window_right = 1;
+  dropout.dropout = 0.3;
+  dropout_window.dropout = 0.5;
+  dropout_window.window_left = 4;
+  std::vector<OpCase> cases = {
+      attention_case("one token", {1, 1, 1, 1, 1, 1, 1}, causal),
+      attention_case("multi-head causal", {7, 7, 2, 3, 1, 5, 5}, causal),
+      attention_case("grouped causal", {9, 9, 2, 2, 3, 4, 4}, causal),
+      attention_case("multi-query full", {6, 6, 3, 1, 4, 3, 3}, full),
+      attention_case("values wider than keys", {5, 5, 1, 2, 2, 3, 7}, causal),
+      attention_case("more keys than queries, causal", {3, 8, 2, 2, 2, 4, 4}, causal),
+      attention_case("more queries than keys, causal: some see nothing", {8, 3, 1, 2, 1, 4, 4}, causal),
+      attention_case("cross lengths, full", {4, 9, 1, 2, 2, 3, 3}, full),
+      attention_case("window", {11, 11, 2, 2, 2, 4, 4}, window),
+      attention_case("two-sided window", {10, 10, 1, 2, 2, 4, 4}, both),
+      attention_case("window, more keys", {4, 13, 1, 1, 2, 4, 4}, window),
+      attention_case("starts: some see nothing", {9, 9, 2, 2, 2, 4, 4}, causal, true),
+      attention_case("dropout", {9, 9, 2, 2, 2, 4, 4}, dropout),
+      attention_case("dropout, window, starts", {9, 9, 2, 2, 2, 4, 4}, dropout_window, true),
+      attention_case("several blocks", {130, 130, 1, 1, 2, 8, 8}, causal),
+      attention_case("large scores", {8, 8, 1, 2, 1, 4, 4}, causal, false, 30.0),
+      attention_case("empty batch", {4, 4, 0, 2, 2, 4, 4}, causal),
+      attention_case("no query", {0, 4, 1, 2, 2, 4, 4}, causal),
+      attention_case("no key", {4, 0, 1, 2, 2, 4, 4}, full),
+  };
+  for (OpCase& c : cases) {  // large scores make the softmax a step: finite differences say nothing there
+    if (c.name == "attention large scores") c.differentiable_results.clear();
+  }
+  cases.push_back(attention_case("speed causal grouped", {1024, 1024, 2, 2, 4, 64, 64}, causal));
+  cases.back().speed = true;
+  return cases;
+}
+
+}  // namespace megatron

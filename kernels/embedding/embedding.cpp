@@ -1,0 +1,60 @@
+#include "kernels/embedding/embedding.h"
+
+#include "kernels/common.h"
+
+namespace megatron {
+namespace {
+
+/// Operands weight (for its type only), ids, dy; result the weight gradient.
+class EmbeddingBackward final : public OpKind {
+ public:
+  std::string name() const override { return "embedding_backward"; }
+  Signature signature(const Operands& operands) const override {
+    return {{"vc", "sb", "sbc"}, {{"vc", accumulation_dtype(operands[2]->dtype)}}, "", {{2}}, {}};
+  }
+  bool accumulates(int) const override { return true; }
+  bool is_weight_gradient() const override { return true; }
+  Cost cost(const RunContext& shapes) const override {
+    const double n = static_cast<double>(shapes.in(2).numel());
+    return {n, 3.0 * n * static_cast<double>(size_of(shapes.in(2).dtype)), 0};
+  }
+  void run_cpu(const RunContext& c) const override {
+    embedding_backward_cpu({c.in(2), c.in(1), c.out(0), c.in_origin(0)[0], c.adds(0)}, c.pool);
+  }
+};
+
+class Embedding final : public OpKind {
+ public:
+  explicit Embedding(std::optional<DType> out) : out_(out) {}
+  std::string name() const override { return "embedding"; }
+  std::string attributes() const override { return out_ ? "out=" + std::string(name_of(*out_)) : ""; }
+  Signature signature(const Operands& operands) const override {
+    MEGATRON_CHECK(operands[1]->dtype == DType::kI32, "embedding: ids must be int32");
+    return {{"vc", "sb"}, {{"sbc", out_.value_or(operands[0]->dtype)}}, "", {{0}}, {}};
+  }
+  void backward(BackwardContext& context) const override {
+    if (!context.gradient(0) || !context.wants(0)) return;
+    context.set(0, context.trace().emit1(std::make_shared<EmbeddingBackward>(),
+                                         {context.operand(0), context.operand(1), context.gradient(0)}));
+  }
+  Cost cost(const RunContext& shapes) const override {
+    const double read = static_cast<double>(shapes.out(0).numel() * size_of(shapes.in(0).dtype));
+    return {0, read + static_cast<double>(shapes.out(0).bytes() + shapes.in(1).bytes()), 0};
+  }
+  void run_cpu(const RunContext& c) const override {
+    embedding_cpu({c.in(0), c.in(1), c.out(0), c.in_origin(0)[0]}, c.pool);
+  }
+
+ private:
+  std::optional<DType> out_;
+};
+
+}  // namespace
+
+std::shared_ptr<const OpKind> embedding_kind(std::optional<DType> out) { return std::make_shared<Embedding>(out); }
+
+Value embedding(Trace& trace, Value weight, Value ids, std::optional<DType> out) {
+  return trace.emit1(embedding_kind(out), {weight, ids});
+}
+
+}  // namespace megatron

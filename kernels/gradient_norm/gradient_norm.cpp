@@ -1,0 +1,110 @@
+#include "kernels/gradient_norm/gradient_norm.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/strings.h"
+#include "kernels/common.h"
+
+namespace megatron {
+namespace {
+
+class SumOfSquares final : public OpKind {
+ public:
+  std::string name() const override { return "sum_of_squares"; }
+  Signature signature(const Operands& operands) const override {
+    Signature signature;
+    for (const ValueInfo* operand : operands) signature.operands.push_back(letters_from('a', operand->shape.rank()));
+    signature.results = {{"", DType::kF64}};
+    return signature;
+  }
+  /// Letters of different operands have nothing to do with each other, so the general rule does not apply.
+  std::vector<ValueInfo> infer(const Operands& operands, const Mesh& mesh) const override {
+    if (operands.empty()) throw PlacementError{"there are no gradients", "give at least one operand"};
+    ValueInfo result;
+    result.dtype = DType::kF64;
+    result.placement.resize(mesh.axes.size());
+    for (size_t axis = 0; axis < mesh.axes.size(); ++axis) {
+      const bool sharded = operands[0]->placement[axis].sharded();
+      for (size_t i = 0; i < operands.size(); ++i) {
+        check_operand(*operands[i], i, axis, sharded, mesh.axes[axis].name);
+      }
+      if (sharded) result.placement[axis] = AxisPlacement::P();
+    }
+    return {result};
+  }
+  Cost cost(const RunContext& shapes) const override {
+    const double bytes = touched_bytes(shapes);
+    double count = 0;
+    for (const Tensor& t : shapes.operands) count += static_cast<double>(t.numel());
+    return {2 * count, bytes, 0};
+  }
+  int64_t workspace(const RunContext& shapes, DeviceKind device) const override {
+    int64_t bytes = 0;
+    for (const Tensor& t : shapes.operands) bytes = std::max(bytes, sum_of_squares_workspace_cpu(t.numel()));
+    return device == DeviceKind::kCpu ? bytes : 0;
+  }
+  void run_cpu(const RunContext& context) const override {
+    double sum = 0;
+    for (const Tensor& t : context.operands) sum_of_squares_cpu(t, &sum, context.workspace, context.pool);
+    *context.out(0).as<double>() = sum;
+  }
+
+ private:
+  static void check_operand(const ValueInfo& operand, size_t i, size_t axis, bool sharded, const std::string& name) {
+    const AxisPlacement& placement = operand.placement[axis];
+    if (placement.partial()) {
+      throw PlacementError{str_cat("gradient ", i, " is partial over ", name), "all_reduce or reduce_scatter it first"};
+    }
+    if (placement.sharded() != sharded) {
+      throw PlacementError{str_cat("gradient ", i, " is ", placement.sharded() ? "sharded" : "replicated", " over ", name,
+                                   " but gradient 0 is ", sharded ? "sharded" : "replicated"),
+                           "make one sum per set of sharded axes"};
+    }
+  }
+};
+
+class Clip final : public OpKind {
+ public:
+  explicit Clip(double clip) : clip_(clip) {}
+  std::string name() const override { return "clip"; }
+  std::string attributes() const override { return str_cat("clip=", clip_); }
+  Signature signature(const Operands& operands) const override {
+    for (const ValueInfo* operand : operands) {
+      MEGATRON_CHECK(operand->dtype == DType::kF64, "clip: operands must be fp64 scalars");
+    }
+    return {std::vector<std::string>(operands.size()), {{"", DType::kF64}, {"", DType::kF64}, {"", DType::kF64}}, "", {}, {}};
+  }
+  void run_cpu(const RunContext& context) const override {
+    const double inverse_scale = *context.in(0).as<double>();
+    double sum = 0;
+    for (size_t i = 1; i < context.operands.size(); ++i) sum += *context.operands[i].as<double>();
+    const double norm = std::sqrt(sum) * inverse_scale;
+    const bool finite = std::isfinite(norm);
+    const double factor = clip_ > 0 ? std::min(1.0, clip_ / (norm + 1e-6)) : 1.0;
+    if (context.out(0)) *context.out(0).as<double>() = norm;
+    if (context.out(1)) *context.out(1).as<double>() = finite ? inverse_scale * factor : 0.0;
+    if (context.out(2)) *context.out(2).as<double>() = finite ? 0.0 : 1.0;
+  }
+
+ private:
+  double clip_;
+};
+
+}  // namespace
+
+std::shared_ptr<const OpKind> sum_of_squares_kind() { return std::make_shared<SumOfSquares>(); }
+std::shared_ptr<const OpKind> clip_kind(double clip) { return std::make_shared<Clip>(clip); }
+
+Value sum_of_squares(Trace& trace, const std::vector<Value>& gradients) {
+  return trace.emit1(sum_of_squares_kind(), gradients);
+}
+
+ClipResult clip_gradients(Trace& trace, const std::vector<Value>& sums_of_squares, Value inverse_scale, double clip) {
+  std::vector<Value> operands = {inverse_scale};
+  operands.insert(operands.end(), sums_of_squares.begin(), sums_of_squares.end());
+  const std::vector<Value> results = trace.emit(clip_kind(clip), operands);
+  return {results[0], results[1], results[2]};
+}
+
+}  // namespace megatron

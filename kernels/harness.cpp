@@ -1,0 +1,271 @@
+#include "kernels/harness.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "base/error.h"
+#include "base/strings.h"
+#include "kernels/harness_run.h"
+
+namespace megatron {
+
+using namespace harness;  // NOLINT: the other half of this file
+
+namespace {
+
+double unit_roundoff(DType dtype) {
+  switch (dtype) {
+    case DType::kF64: return std::ldexp(1.0, -53);
+    case DType::kF32: return std::ldexp(1.0, -24);
+    case DType::kBF16: return std::ldexp(1.0, -8);
+    case DType::kF16: return std::ldexp(1.0, -11);
+    default: fail_dtype("unit_roundoff", dtype);
+  }
+}
+
+void fail(CaseResult& result, const std::string& message) {
+  if (result.passed) result.message = message;
+  result.passed = false;
+}
+
+/// Name of the reference for `name`: the reference has no master copies, its parameter is the master.
+std::string reference_name(const OpCase& c, const std::string& name) {
+  for (size_t i = 0; i < c.operands.size(); ++i) {
+    if (c.operands[i].type == CaseOperand::Type::kMaster && name == str_cat("state ", i, " ", c.operands[i].name)) {
+      return str_cat("state 0 ", c.operands[0].name);
+    }
+  }
+  return name;
+}
+
+/// The lowest number of a type stands for minus infinity in it (logarithm of an empty sum), whatever the type.
+double with_infinity(double value) {
+  return value <= static_cast<double>(std::numeric_limits<float>::lowest()) ? -std::numeric_limits<double>::infinity() : value;
+}
+
+/// Adds the comparison of one tensor to `result`. `factor`: the reference is multiplied by it.
+void compare(const std::string& what, const Tensor& tested, const std::vector<double>& reference, double factor,
+             double tolerance, CaseResult& result) {
+  const std::vector<double> values = read_doubles(tested);
+  if (values.size() != reference.size()) return fail(result, str_cat(what, ": ", values.size(), " elements instead of ", reference.size()));
+  double error = 0, power = 0, largest = -1;
+  size_t place = 0;
+  for (size_t i = 0; i < values.size(); ++i) {
+    const double expected = with_infinity(factor * reference[i]);
+    if (with_infinity(values[i]) == expected) {  // also equal infinities
+      if (std::isfinite(expected)) power += expected * expected;
+      continue;
+    }
+    const double difference = std::abs(values[i] - expected);
+    if (!(difference <= largest)) {
+      largest = difference;
+      place = i;
+    }
+    error += difference * difference;
+    power += expected * expected;
+  }
+  const double nmse = error == 0 ? 0 : error / power;
+  if (!(nmse <= result.worst)) result.worst = nmse;
+  if (nmse <= tolerance) return;
+  fail(result, str_cat(what, ": normalised mean squared error ", nmse, " exceeds ", tolerance, "; element ", place, " is ",
+                       values[place], " instead of ", factor * reference[place]));
+}
+
+using Reference = std::map<std::string, std::vector<double>>;
+
+Reference make_reference(const OpCase& c, const Contents& contents) {
+  CaseRun run(c, {.compute = DType::kF64, .reuse = false});
+  run.write(contents);
+  run.run(Phase::kForward);
+  if (run.differentiated()) run.run(Phase::kBackward);
+  Reference reference;
+  for (const auto& [name, tensor] : run.outcome()) reference[name] = read_doubles(tensor);
+  return reference;
+}
+
+void compare_all(const OpCase& c, const CaseRun& run, const Reference& reference, bool second, DType dtype,
+                 CaseResult& result) {
+  for (const auto& [name, tensor] : run.outcome()) {
+    const bool gradient = starts_with(name, "gradient");
+    if (starts_with(name, "loss") || (second && !gradient)) continue;
+    const auto found = reference.find(reference_name(c, name));
+    if (found == reference.end()) {
+      fail(result, name + " does not exist in the fp64 run");
+      continue;
+    }
+    const double tolerance = is_floating(tensor.dtype) ? std::max(tolerance_of(dtype), tolerance_of(tensor.dtype)) : 0;
+    // The second run adds to the gradients of the first.
+    compare(name, tensor, found->second, second ? 2.0 : 1.0, tolerance, result);
+  }
+}
+
+bool updates_state(const OpCase& c) {
+  return std::any_of(c.operands.begin(), c.operands.end(), [](const CaseOperand& o) { return o.state; });
+}
+
+template <typename Body>
+CaseResult guarded(Body&& body) {
+  CaseResult result;
+  try {
+    body(result);
+  } catch (const std::exception& error) {
+    fail(result, error.what());
+  }
+  return result;
+}
+
+}  // namespace
+
+double tolerance_of(DType dtype) {
+  const double storage = unit_roundoff(dtype), accumulator = unit_roundoff(accumulation_dtype(dtype));
+  return 2 * storage * storage + 16384 * accumulator * accumulator;
+}
+
+CaseResult test_case(const OpCase& c, DType dtype) {
+  return guarded([&](CaseResult& result) {
+    const Contents contents = make_contents(c, dtype);
+    const Reference reference = make_reference(c, contents);
+    for (const bool direct : {true, false}) {
+      CaseRun run(c, {.compute = dtype, .taps = !direct, .reuse = direct, .all_results = !direct, .threads = 2});
+      run.write(contents);
+      run.run(Phase::kForward);
+      if (run.differentiated()) run.run(Phase::kBackward);
+      compare_all(c, run, reference, false, dtype, result);
+      if (!direct || !run.differentiated() || updates_state(c)) continue;
+      run.run(Phase::kForward);
+      run.run(Phase::kBackward);
+      compare_all(c, run, reference, true, dtype, result);
+    }
+  });
+}
+
+CaseResult gradient_case(const OpCase& c) {
+  constexpr double kTolerance = 1e-6, kStep = 2e-5;
+  constexpr size_t kElements = 48;
+  return guarded([&](CaseResult& result) {
+    if (!has_gradient(c)) return;
+    Contents contents = make_contents(c, DType::kF64);
+    const Reference reference = make_reference(c, contents);
+    CaseRun run(c, {.backward = false, .all_results = false});
+    const auto loss_at = [&](double& element, double value) {
+      const double saved = element;
+      element = value;
+      run.write(contents);
+      run.run(Phase::kForward);
+      element = saved;
+      return run.loss();
+    };
+    for (const int i : differentiable_operands(c)) {
+      const std::string name = str_cat("gradient of ", i, " ", c.operands[static_cast<size_t>(i)].name);
+      const auto found = reference.find(name);
+      std::vector<double>& values = contents[static_cast<size_t>(i)];
+      if (values.empty()) continue;
+      if (found == reference.end()) {
+        fail(result, name + " was not made");
+        continue;
+      }
+      double largest = 0;
+      for (const double g : found->second) largest = std::max(largest, std::abs(g));
+      const size_t count = std::min(values.size(), kElements);
+      for (size_t k = 0; k < count; ++k) {
+        const size_t j = k * values.size() / count;
+        const double x = values[j], h = kStep * std::max(1.0, std::abs(x));
+        const double near = loss_at(values[j], x + h) - loss_at(values[j], x - h);
+        const double far = loss_at(values[j], x + 2 * h) - loss_at(values[j], x - 2 * h);
+        const double expected = (8 * near - far) / (12 * h);
+        const double error = std::abs(found->second[j] - expected) / std::max(largest, 1e-3);
+        if (!(error <= result.worst)) result.worst = error;
+        if (error <= kTolerance) continue;
+        fail(result, str_cat(name, ": element ", j, " is ", found->second[j], ", finite differences give ", expected));
+      }
+    }
+  });
+}
+
+CaseResult bitwise_case(const OpCase& c, DType dtype) {
+  return guarded([&](CaseResult& result) {
+    const Contents contents = make_contents(c, dtype);
+    std::map<std::string, std::vector<uint8_t>> first;
+    for (const int threads : {1, 2, 3}) {
+      for (const bool reuse : {false, true}) {
+        CaseRun run(c, {.compute = dtype, .reuse = reuse, .threads = threads});
+        run.write(contents);
+        run.run(Phase::kForward);
+        if (run.differentiated()) run.run(Phase::kBackward);
+        for (const auto& [name, tensor] : run.outcome()) {
+          const std::vector<uint8_t> bytes = read_bytes(tensor);
+          const auto [place, fresh] = first.try_emplace(name, bytes);
+          if (!fresh && place->second != bytes) {
+            fail(result, str_cat(name, " has other bits with ", threads, " threads, ", reuse ? "with" : "without", " memory reuse"));
+          }
+        }
+      }
+    }
+  });
+}
+
+namespace {
+
+PhaseSpeed measure_phase(CaseRun& run, Phase phase, double seconds) {
+  using Clock = std::chrono::steady_clock;
+  std::vector<double> times;
+  const auto end = Clock::now() + std::chrono::duration<double>(seconds);
+  run.run(phase);  // warm-up
+  do {
+    const auto begin = Clock::now();
+    run.run(phase);
+    times.push_back(std::chrono::duration<double>(Clock::now() - begin).count());
+  } while ((Clock::now() < end && times.size() < 1000) || times.size() < 3);
+  std::nth_element(times.begin(), times.begin() + static_cast<int64_t>(times.size() / 2), times.end());
+  const Cost cost = run.plan().cost(phase);
+  return {times[times.size() / 2], cost.bytes, cost.flops};
+}
+
+}  // namespace
+
+CaseSpeed measure_case(const OpCase& c, DType dtype, ThreadPool& pool, double seconds) {
+  CaseRun run(c, {.compute = dtype, .all_results = false, .probe = false}, &pool);
+  run.write(make_contents(c, dtype));
+  CaseSpeed speed;
+  speed.forward = measure_phase(run, Phase::kForward, seconds / 2);
+  if (run.differentiated()) speed.backward = measure_phase(run, Phase::kBackward, seconds / 2);
+  return speed;
+}
+
+double measure_copy(ThreadPool& pool) {
+  using Clock = std::chrono::steady_clock;
+  constexpr size_t kBytes = size_t{128} << 20, kBlock = size_t{1} << 20;
+  const std::vector<uint8_t> source(kBytes, 1);
+  std::vector<uint8_t> target(kBytes, 2);
+  double best = 1e30;
+  for (int i = 0; i < 5; ++i) {
+    const auto begin = Clock::now();
+    pool.parallel_for(kBytes / kBlock, 1, [&](int64_t first, int64_t last) {
+      std::memcpy(target.data() + static_cast<size_t>(first) * kBlock, source.data() + static_cast<size_t>(first) * kBlock,
+                  static_cast<size_t>(last - first) * kBlock);
+    });
+    best = std::min(best, std::chrono::duration<double>(Clock::now() - begin).count());
+  }
+  return 2.0 * static_cast<double>(kBytes) / best;
+}
+
+bool supports_cpu(const OpCases& cases, DType dtype) {
+  for (const OpCase& c : cases.cases) {
+    if (c.speed) continue;
+    try {
+      CaseRun run(c, {.compute = dtype});
+      run.write(make_contents(c, dtype));
+      run.run(Phase::kForward);
+      if (run.differentiated()) run.run(Phase::kBackward);
+      return true;
+    } catch (const Error&) {
+      return false;
+    }
+  }
+  return false;
+}
+
+}  // namespace megatron

@@ -1,0 +1,318 @@
+#include "kernels/harness_run.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+
+#include "base/error.h"
+#include "base/philox.h"
+#include "base/strings.h"
+#include "kernels/common.h"
+#include "program/passes.h"
+#include "program/strided.h"
+#include "program/trace.h"
+
+namespace megatron::harness {
+namespace {
+
+/// Host memory that starts full of NaN (all bits set), so that a kernel that reads what it should write is found out.
+class PoisonedDevice final : public Device {
+ public:
+  DeviceKind kind() const override { return DeviceKind::kCpu; }
+  std::string description() const override { return "cpu, poisoned"; }
+  void copy_to_device(void* target, const void* source, int64_t bytes) override { copy(target, source, bytes); }
+  void copy_to_host(void* target, const void* source, int64_t bytes) override { copy(target, source, bytes); }
+  void fill_zero(void* target, int64_t bytes) override {
+    if (bytes > 0) std::memset(target, 0, static_cast<size_t>(bytes));
+  }
+
+ protected:
+  std::byte* allocate(int64_t bytes) override {
+    const auto size = static_cast<size_t>(round_up(std::max<int64_t>(bytes, 1), kAlignment));
+    void* data = std::aligned_alloc(kAlignment, size);
+    if (data == nullptr) throw DeviceError("out of host memory for a case of " + format_bytes(static_cast<double>(bytes)));
+    std::memset(data, 0xff, size);
+    return static_cast<std::byte*>(data);
+  }
+  void deallocate(std::byte* data) noexcept override { std::free(data); }
+
+ private:
+  static void copy(void* target, const void* source, int64_t bytes) {
+    if (bytes > 0) std::memcpy(target, source, static_cast<size_t>(bytes));
+  }
+};
+
+/// A copy whose gradient is a copy: behind it, a parameter is an activation.
+class Tap final : public OpKind {
+ public:
+  std::string name() const override { return "tap"; }
+  Signature signature(const Operands& operands) const override {
+    const std::string all = letters_from('a', operands[0]->shape.rank());
+    return {{all}, {{all, operands[0]->dtype}}, "", {{0}}, {}};
+  }
+  void backward(BackwardContext& context) const override {
+    if (context.gradient(0)) context.set(0, context.trace().emit1(std::make_shared<Tap>(), {context.gradient(0)}));
+  }
+  void run_cpu(const RunContext& c) const override { copy_strided(c.in(0), c.out(0)); }
+};
+
+/// Operands result and cotangent; result sum of their products in fp64. Its gradient is the cotangent itself.
+class Probe final : public OpKind {
+ public:
+  explicit Probe(bool active) : active_(active) {}
+  std::string name() const override { return "probe"; }
+  Signature signature(const Operands& operands) const override {
+    const std::string all = letters_from('a', operands[0]->shape.rank());
+    return {{all, all}, {{"", DType::kF64}}, "", {}, {}};
+  }
+  void backward(BackwardContext& context) const override { context.set(0, context.operand(1)); }
+  Cost cost(const RunContext&) const override { return {}; }
+  void run_cpu(const RunContext& c) const override {
+    if (!active_) return;
+    const std::vector<double> a = read_doubles(c.in(0)), b = read_doubles(c.in(1));
+    double sum = 0;
+    for (size_t i = 0; i < a.size(); ++i) sum += a[i] * b[i];
+    *c.out(0).as<double>() = sum;
+  }
+
+ private:
+  bool active_;
+};
+
+double round_to(DType dtype, double value) {
+  if (!is_floating(dtype)) return value;
+  return dispatch_floating("round", dtype, [&](auto type) {
+    using T = decltype(type);
+    return static_cast<double>(static_cast<Accumulator<T>>(T(static_cast<Accumulator<T>>(value))));
+  });
+}
+
+double draw(const CaseOperand& operand, uint64_t key, int64_t i) {
+  using Fill = CaseOperand::Fill;
+  const int64_t inner = operand.shape.rank() == 0 ? 1 : operand.shape.back();
+  switch (operand.fill) {
+    case Fill::kConstant: return operand.shift;
+    case Fill::kIndices: return std::floor(philox_uniform(key, static_cast<uint64_t>(i)) * static_cast<double>(operand.limit));
+    case Fill::kRamp: return static_cast<double>(i / std::max<int64_t>(1, product(operand.shape, 1, operand.shape.rank())));
+    case Fill::kZeroRows:
+      if (i / inner % 3 == 2) return 0;
+      [[fallthrough]];
+    default: return operand.shift + operand.scale * philox_normal(key, static_cast<uint64_t>(i));
+  }
+}
+
+/// Multiples of 1/16 in [-4, 4]: exact in every type.
+double draw_cotangent(uint64_t key, int64_t i) {
+  return std::clamp(std::round(philox_normal(key, static_cast<uint64_t>(i)) * 16) / 16, -4.0, 4.0);
+}
+
+}  // namespace
+
+DType dtype_of_operand(const CaseOperand& operand, DType compute) {
+  using Type = CaseOperand::Type;
+  switch (operand.type) {
+    case Type::kCompute: return compute;
+    case Type::kAccumulator:
+    case Type::kMaster: return accumulation_dtype(compute);
+    case Type::kInt32: return DType::kI32;
+    case Type::kInt64: return DType::kI64;
+    case Type::kFloat64: return DType::kF64;
+    case Type::kFloat32: return DType::kF32;
+  }
+  fail_check(__FILE__, __LINE__, "type", "unknown operand type");
+}
+
+bool is_present(const CaseOperand& operand, DType compute) {
+  if (operand.type == CaseOperand::Type::kMaster) return size_of(compute) < 4;
+  return operand.fill != CaseOperand::Fill::kAbsent;
+}
+
+Contents make_contents(const OpCase& c, DType compute) {
+  Contents contents;
+  for (size_t i = 0; i < c.operands.size(); ++i) {
+    const CaseOperand& operand = c.operands[i];
+    contents.emplace_back();
+    if (operand.type == CaseOperand::Type::kMaster) {  // the parameter, of which the reference has only one
+      contents.back() = contents.front();
+      continue;
+    }
+    if (!is_present(operand, compute)) continue;
+    const uint64_t key = philox_key(1234, hash_name(str_cat(c.name, "/", i)));
+    const DType dtype = dtype_of_operand(operand, compute);
+    for (int64_t j = 0; j < operand.shape.numel(); ++j) contents.back().push_back(round_to(dtype, draw(operand, key, j)));
+  }
+  return contents;
+}
+
+bool has_gradient(const OpCase& c) { return c.fused_loss || !c.differentiable_results.empty(); }
+
+std::set<int> differentiable_operands(const OpCase& c) {
+  std::set<int> chosen(c.differentiable_operands.begin(), c.differentiable_operands.end());
+  if (!chosen.empty()) return chosen;
+  for (size_t i = 0; i < c.operands.size(); ++i) {
+    const CaseOperand& operand = c.operands[i];
+    if (operand.type == CaseOperand::Type::kCompute && operand.fill != CaseOperand::Fill::kAbsent && !operand.state) {
+      chosen.insert(static_cast<int>(i));
+    }
+  }
+  return chosen;
+}
+
+CaseRun::CaseRun(const OpCase& c, const RunOptions& options, ThreadPool* pool) : case_(c), compute_(options.compute) {
+  Program program = build(c, options);
+  verify(program);
+  Plan plan = pack(std::move(program), {.slot_sets = 1, .reuse = options.reuse, .device = DeviceKind::kCpu});
+  if (options.probe) {
+    device_ = std::make_unique<PoisonedDevice>();
+  } else {
+    device_ = make_cpu_device();
+  }
+  store_ = std::make_unique<Store>(*device_);
+  if (pool == nullptr) {
+    own_pool_ = std::make_unique<ThreadPool>(options.threads);
+    pool = own_pool_.get();
+  }
+  auto arena = std::make_shared<Buffer>(*device_, plan.arena_bytes());
+  executor_ = std::make_unique<Executor>(std::move(plan), *store_, std::move(arena), Executor::Options{pool, {}});
+}
+
+Program CaseRun::build(const OpCase& c, const RunOptions& options) {
+  Program program;
+  program.name = c.name;
+  Trace trace(program, true);
+  differentiated_ = options.backward && has_gradient(c);
+  const std::set<int> chosen = differentiated_ ? differentiable_operands(c) : std::set<int>{};
+  std::vector<Value> operands;
+  Value seed;
+  for (size_t i = 0; i < c.operands.size(); ++i) {
+    const CaseOperand& operand = c.operands[i];
+    names_.push_back("");
+    operands.emplace_back();
+    if (!is_present(operand, compute_)) continue;
+    names_.back() = str_cat(i, " ", operand.name);
+    const DType dtype = dtype_of_operand(operand, compute_);
+    if (chosen.contains(static_cast<int>(i))) {
+      operands.back() = trace.parameter(names_.back(), dtype, operand.shape, trace.replicated(), Init::constant(0));
+      if (options.taps) operands.back() = trace.emit1(std::make_shared<Tap>(), {operands.back()});
+    } else if (operand.state) {
+      operands.back() = trace.state(names_.back(), dtype, operand.shape, trace.replicated());
+    } else {
+      operands.back() = trace.input(names_.back(), dtype, operand.shape, trace.replicated());
+    }
+    if (c.fused_loss && operand.name == "seed") seed = operands.back();
+  }
+  const std::vector<Value> results = trace.emit(c.make(compute_), operands);
+  for (size_t i = 0; i < results.size(); ++i) {
+    const auto& read = c.differentiable_results;
+    if (options.all_results || i == 0 || std::find(read.begin(), read.end(), static_cast<int>(i)) != read.end()) {
+      trace.output(str_cat("result ", i), results[i]);
+    }
+  }
+  if (has_gradient(c)) add_losses(trace, c, results, seed, options.probe);
+  if (differentiated_) differentiate(program);
+  return program;
+}
+
+void CaseRun::add_losses(Trace& trace, const OpCase& c, const std::vector<Value>& results, Value seed, bool active) {
+  if (c.fused_loss) {
+    MEGATRON_CHECK(seed, "case '" + c.name + "': a fused loss needs an operand called \"seed\"");
+    trace.loss(results[0], seed);
+    return;
+  }
+  const Value one = trace.input("probe seed", DType::kF64, {}, trace.replicated());
+  for (const int r : c.differentiable_results) {
+    const ValueInfo info = trace.info(results[static_cast<size_t>(r)]);
+    const Value cotangent = trace.input(str_cat("cotangent ", r), info.dtype, info.shape, trace.replicated());
+    const Value loss = trace.emit1(std::make_shared<Probe>(active), {results[static_cast<size_t>(r)], cotangent});
+    losses_.push_back(str_cat("loss ", r));
+    trace.output(losses_.back(), loss);
+    trace.loss(loss, one);
+  }
+}
+
+Tensor CaseRun::tensor_of(const std::string& name) const {
+  return executor_->has_input(name) ? executor_->input(name) : store_->find(name);
+}
+
+void CaseRun::write(const Contents& contents) {
+  for (size_t i = 0; i < names_.size(); ++i) {
+    if (!names_[i].empty()) write_doubles(tensor_of(names_[i]), contents[i]);
+  }
+  if (executor_->has_input("probe seed")) *executor_->input("probe seed").as<double>() = 1;
+  for (const int r : case_.differentiable_results) {
+    const std::string name = str_cat("cotangent ", r);
+    if (!executor_->has_input(name)) continue;
+    const uint64_t key = philox_key(99, hash_name(str_cat(case_.name, name)));
+    std::vector<double> values;
+    for (int64_t i = 0; i < executor_->input(name).numel(); ++i) values.push_back(draw_cotangent(key, i));
+    write_doubles(executor_->input(name), values);
+  }
+}
+
+Outcome CaseRun::outcome() const {
+  Outcome outcome;
+  for (const NamedValue& output : plan().program.outputs) outcome[output.name] = executor_->output(output.name);
+  for (size_t i = 0; i < names_.size(); ++i) {
+    if (names_[i].empty()) continue;
+    if (case_.operands[i].state) outcome["state " + names_[i]] = tensor_of(names_[i]);
+    const Tensor gradient = store_->find(gradient_name(names_[i]));
+    if (gradient) outcome["gradient of " + names_[i]] = gradient;
+  }
+  return outcome;
+}
+
+double CaseRun::loss() const {
+  double sum = 0;
+  if (case_.fused_loss) {
+    double seed = 1;
+    for (size_t i = 0; i < names_.size(); ++i) {
+      if (case_.operands[i].name == "seed") seed = read_doubles(tensor_of(names_[i]))[0];
+    }
+    return seed * read_doubles(executor_->output("result 0"))[0];
+  }
+  for (const std::string& name : losses_) sum += *executor_->output(name).as<double>();
+  return sum;
+}
+
+std::vector<double> read_doubles(const Tensor& t) {
+  std::vector<double> values;
+  values.reserve(static_cast<size_t>(t.numel()));
+  const auto append = [&](const auto* data) {
+    for_each_row(t.shape, t.strides, t.strides, [&](int64_t offset, int64_t, int64_t length) {
+      for (int64_t i = 0; i < length; ++i) values.push_back(static_cast<double>(data[offset + i]));
+    });
+  };
+  switch (t.dtype) {
+    case DType::kI64: append(static_cast<const int64_t*>(t.data)); break;
+    case DType::kI32: append(static_cast<const int32_t*>(t.data)); break;
+    case DType::kU8: append(static_cast<const uint8_t*>(t.data)); break;
+    default: dispatch_floating("read", t.dtype, [&](auto type) { append(t.as<decltype(type)>()); });
+  }
+  return values;
+}
+
+void write_doubles(const Tensor& t, const std::vector<double>& values) {
+  MEGATRON_CHECK(static_cast<int64_t>(values.size()) == t.numel(), "wrong number of values for " + to_string(t.shape));
+  const auto copy = [&](auto* data) {
+    for (size_t i = 0; i < values.size(); ++i) data[i] = static_cast<std::remove_pointer_t<decltype(data)>>(values[i]);
+  };
+  switch (t.dtype) {
+    case DType::kI64: return copy(static_cast<int64_t*>(t.data));
+    case DType::kI32: return copy(static_cast<int32_t*>(t.data));
+    case DType::kU8: return copy(static_cast<uint8_t*>(t.data));
+    default: dispatch_floating("write", t.dtype, [&](auto type) { copy(t.as<decltype(type)>()); });
+  }
+}
+
+std::vector<uint8_t> read_bytes(const Tensor& t) {
+  std::vector<uint8_t> bytes;
+  const int64_t size = size_of(t.dtype);
+  const auto* data = static_cast<const uint8_t*>(t.data);
+  for_each_row(t.shape, t.strides, t.strides, [&](int64_t offset, int64_t, int64_t length) {
+    bytes.insert(bytes.end(), data + offset * size, data + (offset + length) * size);
+  });
+  return bytes;
+}
+
+}  // namespace megatron::harness

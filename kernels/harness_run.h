@@ -1,0 +1,78 @@
+// One case as a program that can run; used by harness.cpp only.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "base/thread_pool.h"
+#include "device/device.h"
+#include "kernels/cases.h"
+#include "program/executor.h"
+#include "program/trace.h"
+
+namespace megatron::harness {
+
+/// Contents of the operands (by index) as doubles, already rounded to the tested type. Absent operands are empty.
+using Contents = std::vector<std::vector<double>>;
+
+/// Same numbers for every run of a case: keyed by the case's name.
+Contents make_contents(const OpCase& c, DType compute);
+
+/// Type of an operand, and whether it is there, when the tested type is `compute`.
+DType dtype_of_operand(const CaseOperand& operand, DType compute);
+bool is_present(const CaseOperand& operand, DType compute);
+/// Does the case test a gradient, and of which operands?
+bool has_gradient(const OpCase& c);
+std::set<int> differentiable_operands(const OpCase& c);
+
+struct RunOptions {
+  DType compute = DType::kF64;
+  bool backward = true;     ///< differentiate
+  bool taps = false;        ///< operands pass a copy, so that kernels write gradients instead of adding to the state
+  bool reuse = true;        ///< memory
+  bool all_results = true;  ///< false: only differentiable results are read
+  bool probe = true;        ///< false: nothing is added to the forward (speed)
+  int threads = 1;
+};
+
+/// What a run left, by name: "result 0", "state v", "gradient x", "loss".
+using Outcome = std::map<std::string, Tensor>;
+
+class CaseRun {
+ public:
+  CaseRun(const OpCase& c, const RunOptions& options, ThreadPool* pool = nullptr);
+
+  void write(const Contents& contents);
+  void run(Phase phase) { executor_->run(phase); }
+  bool differentiated() const { return differentiated_; }
+  const Plan& plan() const { return executor_->plan(); }
+  Outcome outcome() const;
+  /// The scalar whose gradient is taken, in double: sum of results times cotangents, or seed times the fused loss.
+  double loss() const;
+
+ private:
+  Program build(const OpCase& c, const RunOptions& options);
+  void add_losses(Trace& trace, const OpCase& c, const std::vector<Value>& results, Value seed, bool active);
+  Tensor tensor_of(const std::string& name) const;
+
+  const OpCase& case_;
+  DType compute_;
+  bool differentiated_ = false;
+  std::vector<std::string> names_;  ///< of the operands; "" when absent
+  std::vector<std::string> losses_;
+  std::unique_ptr<Device> device_;
+  std::unique_ptr<Store> store_;
+  std::unique_ptr<ThreadPool> own_pool_;
+  std::unique_ptr<Executor> executor_;
+};
+
+/// Element access whatever the type; tensors may be strided.
+std::vector<double> read_doubles(const Tensor& t);
+void write_doubles(const Tensor& t, const std::vector<double>& values);
+std::vector<uint8_t> read_bytes(const Tensor& t);
+
+}  // namespace megatron::harness

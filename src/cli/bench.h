@@ -1,0 +1,13 @@
+// The sub-commands of `megatron bench`, one file each.
+#pragma once
+
+namespace CLI {
+class App;
+}
+
+namespace megatron {
+
+/// `megatron bench ops`: values, gradients, repeatability and speed of the operations.
+void add_bench_ops_command(CLI::App& bench);
+
+}  // namespace megatron

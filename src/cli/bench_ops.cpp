@@ -1,0 +1,189 @@
+// `megatron bench ops`: runs the case tables of the operations (kernels/<op>/cases.h).
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdio>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/error.h"
+#include "base/strings.h"
+#include "base/thread_pool.h"
+#include "cli/bench.h"
+#include "kernels/all_cases.h"
+#include "kernels/linear/gemm_cpu.h"
+
+namespace megatron {
+namespace {
+
+struct BenchOpsOptions {
+  std::string mode = "test";
+  std::vector<std::string> ops, dtypes;
+  int threads = 0;
+  double seconds = 0.2;
+  bool json = false, verbose = false;
+};
+
+constexpr DType kFloating[] = {DType::kF64, DType::kF32, DType::kBF16, DType::kF16};
+
+std::vector<OpCases> chosen_ops(const BenchOpsOptions& options) {
+  std::vector<OpCases> all = all_op_cases();
+  if (options.ops.empty()) return all;
+  std::vector<std::string> names;
+  for (const OpCases& op : all) names.push_back(op.op);
+  std::vector<OpCases> chosen;
+  for (const std::string& name : options.ops) {
+    const auto found = std::find_if(all.begin(), all.end(), [&](const OpCases& op) { return op.op == name; });
+    if (found == all.end()) {
+      const std::string near = closest_match(name, names);
+      throw UsageError(str_cat("--op: there is no operation '", name, "'", near.empty() ? "" : str_cat("; did you mean '", near, "'?"),
+                               "\noperations: ", join(names, ", ")));
+    }
+    chosen.push_back(*found);
+  }
+  return chosen;
+}
+
+std::vector<DType> chosen_dtypes(const BenchOpsOptions& options, std::vector<DType> otherwise) {
+  if (options.dtypes.empty()) return otherwise;
+  std::vector<DType> chosen;
+  for (const std::string& name : options.dtypes) {
+    chosen.push_back(parse_dtype(name));
+    if (!is_floating(chosen.back())) throw UsageError("--dtype: '" + name + "' is not one of fp64, fp32, bf16, fp16");
+  }
+  return chosen;
+}
+
+/// Runs one check over all chosen cases; throws InternalError when one fails.
+void check(const BenchOpsOptions& options) {
+  nlohmann::json lines = nlohmann::json::array();
+  int64_t count = 0, failed = 0;
+  const bool gradient = options.mode == "grad";
+  const std::vector<DType> dtypes = gradient ? std::vector<DType>{DType::kF64}
+                                             : chosen_dtypes(options, {std::begin(kFloating), std::end(kFloating)});
+  if (gradient && !options.dtypes.empty() && options.dtypes != std::vector<std::string>{"fp64"}) {
+    throw UsageError("--dtype: --mode grad compares with finite differences, which needs fp64");
+  }
+  for (const OpCases& op : chosen_ops(options)) {
+    for (const DType dtype : dtypes) {
+      double worst = 0;
+      int64_t cases = 0, bad = 0;
+      for (const OpCase& c : op.cases) {
+        if (c.speed) continue;
+        const CaseResult result = gradient ? gradient_case(c) : options.mode == "test" ? test_case(c, dtype) : bitwise_case(c, dtype);
+        ++cases;
+        bad += result.passed ? 0 : 1;
+        worst = std::max(worst, result.worst);
+        if (options.json) {
+          lines.push_back({{"op", op.op}, {"case", c.name}, {"dtype", name_of(dtype)}, {"passed", result.passed},
+                           {"error", result.worst}, {"message", result.message}});
+        } else if (!result.passed || options.verbose) {
+          std::printf("  %s %s %s: %s\n", result.passed ? "ok  " : "FAIL", op.op.c_str(), c.name.c_str(),
+                      result.passed ? str_cat("error ", result.worst).c_str() : result.message.c_str());
+        }
+      }
+      count += cases;
+      failed += bad;
+      if (!options.json) {
+        std::printf("%-18s %-5s %3d cases  %s  worst error %.2e\n", op.op.c_str(), std::string(name_of(dtype)).c_str(),
+                    static_cast<int>(cases), bad == 0 ? "ok    " : "FAILED", worst);
+      }
+    }
+  }
+  if (options.json) std::printf("%s\n", lines.dump(1).c_str());
+  if (failed > 0) throw InternalError(str_cat(failed, " of ", count, " cases failed (--mode ", options.mode, ")"));
+}
+
+void print_speed(const OpCases& op, const OpCase& c, DType dtype, const char* phase, const PhaseSpeed& speed, double copy,
+                 nlohmann::json* lines) {
+  const double bandwidth = speed.bytes / speed.seconds, rate = speed.flops / speed.seconds;
+  if (lines != nullptr) {
+    lines->push_back({{"op", op.op}, {"case", c.name}, {"dtype", name_of(dtype)}, {"phase", phase}, {"seconds", speed.seconds},
+                      {"bytes", speed.bytes}, {"flops", speed.flops}, {"bytes_per_second", bandwidth},
+                      {"flops_per_second", rate}, {"copy_bytes_per_second", copy}});
+    return;
+  }
+  std::printf("%-18s %-30s %-5s %-8s %9.3f ms %8.2f GB/s %5.0f %% of copy %8.2f GFLOP/s\n", op.op.c_str(), c.name.c_str(),
+              std::string(name_of(dtype)).c_str(), phase, 1e3 * speed.seconds, 1e-9 * bandwidth, 100 * bandwidth / copy,
+              1e-9 * rate);
+}
+
+void measure(const BenchOpsOptions& options) {
+  const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  ThreadPool pool(options.threads > 0 ? options.threads : cores);
+  const double copy = measure_copy(pool);
+  nlohmann::json lines = nlohmann::json::array();
+  if (!options.json) std::printf("cpu, %d threads, copy %.2f GB/s (read + written)\n", pool.threads(), 1e-9 * copy);
+  for (const OpCases& op : chosen_ops(options)) {
+    for (const OpCase& c : op.cases) {
+      if (!c.speed) continue;
+      for (const DType dtype : chosen_dtypes(options, {DType::kF32, DType::kBF16})) {
+        const CaseSpeed speed = measure_case(c, dtype, pool, options.seconds);
+        nlohmann::json* target = options.json ? &lines : nullptr;
+        print_speed(op, c, dtype, "forward", speed.forward, copy, target);
+        if (speed.backward.seconds > 0) print_speed(op, c, dtype, "backward", speed.backward, copy, target);
+        std::fflush(stdout);
+      }
+    }
+  }
+  if (options.json) std::printf("%s\n", lines.dump(1).c_str());
+}
+
+void support(const BenchOpsOptions& options) {
+  nlohmann::json lines = nlohmann::json::array();
+  const std::vector<DType> dtypes = chosen_dtypes(options, {std::begin(kFloating), std::end(kFloating)});
+  if (!options.json) {
+    std::printf("%-18s", "cpu");
+    for (const DType dtype : dtypes) std::printf(" %-5s", std::string(name_of(dtype)).c_str());
+    std::printf("\n");
+  }
+  for (const OpCases& op : chosen_ops(options)) {
+    if (!options.json) std::printf("%-18s", op.op.c_str());
+    for (const DType dtype : dtypes) {
+      const bool supported = supports_cpu(op, dtype);
+      if (options.json) {
+        lines.push_back({{"op", op.op}, {"device", "cpu"}, {"dtype", name_of(dtype)}, {"supported", supported}});
+      } else {
+        std::printf(" %-5s", supported ? "yes" : "no");
+      }
+    }
+    if (!options.json) std::printf("\n");
+  }
+  if (options.json) std::printf("%s\n", lines.dump(1).c_str());
+}
+
+void run(const BenchOpsOptions& options) {
+  verify_blas();
+  if (options.mode == "perf") return measure(options);
+  if (options.mode == "support") return support(options);
+  check(options);
+}
+
+}  // namespace
+
+void add_bench_ops_command(CLI::App& bench) {
+  auto options = std::make_shared<BenchOpsOptions>();
+  CLI::App* ops = bench.add_subcommand("ops", "Check and time the operations from their case tables.");
+  ops->add_option("--mode", options->mode,
+                  "test: results and gradients in every type against fp64 on the same rounded inputs; "
+                  "grad: gradients against finite differences in fp64; "
+                  "bitwise: equal bits with 1, 2 and 3 threads, with and without memory reuse; "
+                  "perf: median time, bytes per second beside a copy, FLOP/s; "
+                  "support: which operation runs in which type")
+      ->check(CLI::IsMember({"test", "grad", "bitwise", "perf", "support"}))
+      ->capture_default_str();
+  ops->add_option("--op", options->ops, "Operations, comma-separated (default: all)")->delimiter(',');
+  ops->add_option("--dtype", options->dtypes,
+                  "fp64, fp32, bf16, fp16, comma-separated (default: all; perf: fp32,bf16; grad: fp64 only)")
+      ->delimiter(',');
+  ops->add_option("--threads", options->threads, "perf: threads (default: all cores)")->check(CLI::Range(0, 1024));
+  ops->add_option("--seconds", options->seconds, "perf: time for each case and type")->check(CLI::Range(0.001, 3600.0))->capture_default_str();
+  ops->add_flag("--json", options->json, "One JSON array on standard output");
+  ops->add_flag("--verbose", options->verbose, "Print every case, not only those that fail");
+  ops->footer("Ends with 0 when every case passes, with 70 when one fails.");
+  ops->callback([options] { run(*options); });
+}
+
+}  // namespace megatron

@@ -1,0 +1,48 @@
+// `megatron plan`: parameters, memory, FLOPs and decisions of a configuration, without running it.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <memory>
+
+#include "base/error.h"
+#include "cli/commands.h"
+#include "cli/config_options.h"
+#include "program/plan.h"
+#include "tokenizer/tokenizer.h"
+#include "train/data_setup.h"
+#include "train/programs.h"
+
+namespace megatron {
+namespace {
+
+struct PlanCommand {
+  ConfigOptions config;
+  bool print_program = false;
+};
+
+int64_t vocab_size_of(const Config& config) {
+  if (config.model.vocab_size && config.data.tokenizer_model.empty() && config.data.vocab_file.empty()) return *config.model.vocab_size;
+  return true_vocab_size(config, *make_tokenizer(tokenizer_spec(config)));
+}
+
+void print_programs(const TrainPrograms& programs) {
+  for (const Plan* plan : {&programs.begin, &programs.train, &programs.eval, &programs.update}) {
+    std::printf("\n%s", print_program(plan->program).c_str());
+  }
+}
+
+}  // namespace
+
+void add_plan_command(CLI::App& app) {
+  CLI::App* command = app.add_subcommand("plan", "Print parameters, memory by purpose, FLOPs and decisions of a configuration");
+  auto options = std::make_shared<PlanCommand>();
+  add_config_options(*command, options->config);
+  command->add_flag("--print-program", options->print_program, "Also print every operation of the step, forward, backward and update");
+  command->callback([options] {
+    const LoadedConfig loaded = load_config(options->config);
+    const TrainPrograms programs = make_train_programs(loaded.config, vocab_size_of(loaded.config), ParallelContext());
+    std::printf("%s", describe_plan(loaded.config, programs, loaded.decisions).c_str());
+    if (options->print_program) print_programs(programs);
+  });
+}
+
+}  // namespace megatron

@@ -1,0 +1,62 @@
+// `megatron pretrain` and `megatron finetune`.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <memory>
+
+#include "base/error.h"
+#include "cli/commands.h"
+#include "cli/config_options.h"
+#include "cli/stop.h"
+#include "train/data_setup.h"
+#include "train/programs.h"
+#include "train/trainer.h"
+
+namespace megatron {
+namespace {
+
+struct TrainCommand {
+  ConfigOptions config;
+  bool dry_run = false;
+};
+
+/// Everything but the training: configuration, data, programs, memory.
+void dry_run(const LoadedConfig& loaded) {
+  const RunData data = open_data(loaded.config);
+  std::vector<std::string> decisions = loaded.decisions;
+  decisions.insert(decisions.end(), data.splits.notes.begin(), data.splits.notes.end());
+  const TrainPrograms programs = make_train_programs(loaded.config, data.vocab_size, ParallelContext());
+  std::printf("%s", describe_plan(loaded.config, programs, decisions).c_str());
+  std::printf("dry run: configuration, tokenizer, data and plan are fine; nothing was trained\n");
+}
+
+void add_training_command(CLI::App& app, const std::string& name, const std::string& description, bool finetune) {
+  CLI::App* command = app.add_subcommand(name, description);
+  auto options = std::make_shared<TrainCommand>();
+  add_config_options(*command, options->config);
+  command->add_flag("--dry-run", options->dry_run, "Check configuration, tokenizer and data, print the plan, train nothing");
+  command->callback([options, command, finetune] {
+    const LoadedConfig loaded = load_config(options->config);
+    if (options->dry_run) return dry_run(loaded);
+    if (finetune && loaded.config.checkpoint.load.empty()) {
+      throw UsageError("checkpoint.load: finetune starts from the weights of a checkpoint; name its folder");
+    }
+    TrainOptions train;
+    train.arguments = {"megatron", command->get_name()};
+    for (const std::string& file : options->config.files) train.arguments.insert(train.arguments.end(), {"--config", file});
+    for (const std::string& set : options->config.sets) train.arguments.insert(train.arguments.end(), {"--set", set});
+    train.finetune = finetune;
+    if (run_training(loaded, train) == ExitCode::kResumable) throw StoppedResumable();
+  });
+}
+
+}  // namespace
+
+void add_pretrain_command(CLI::App& app) {
+  add_training_command(app, "pretrain", "Train a model from its configuration; the same command goes on from the newest checkpoint", false);
+}
+
+void add_finetune_command(CLI::App& app) {
+  add_training_command(app, "finetune", "Train on from the weights of checkpoint.load, with fresh optimizer, schedule and data", true);
+}
+
+}  // namespace megatron

@@ -1,0 +1,133 @@
+#include "comm/collectives.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "base/check.h"
+#include "base/strings.h"
+#include "program/comm.h"
+#include "program/strided.h"
+
+namespace megatron {
+namespace {
+
+enum class Collective { kAllReduce, kReduceScatter, kAllGather, kSlice, kEnter };
+
+const char* collective_name(Collective kind) {
+  switch (kind) {
+    case Collective::kAllReduce: return "all_reduce";
+    case Collective::kReduceScatter: return "reduce_scatter";
+    case Collective::kAllGather: return "all_gather";
+    case Collective::kSlice: return "slice";
+    case Collective::kEnter: return "enter";
+  }
+  return "?";
+}
+
+class CollectiveKind final : public OpKind {
+ public:
+  CollectiveKind(Collective kind, std::string axis) : kind_(kind), axis_(std::move(axis)) {}
+  std::string name() const override { return collective_name(kind_); }
+  std::string attributes() const override { return axis_; }
+  std::string comm_axis() const override { return is_view() ? "" : axis_; }
+  bool is_view() const override { return kind_ == Collective::kEnter; }
+  Signature signature(const Operands&) const override {
+    fail_check(__FILE__, __LINE__, "signature", "collectives infer themselves");
+  }
+
+  std::vector<ValueInfo> infer(const Operands& operands, const Mesh& mesh) const override {
+    const int axis = mesh.find(axis_);
+    if (axis < 0) throw PlacementError{"the mesh has no axis '" + axis_ + "'", "skip collectives over axes of one rank"};
+    const ValueInfo& x = *operands[0];
+    ValueInfo y;
+    y.dtype = x.dtype;
+    y.shape = x.shape;
+    y.placement = x.placement;
+    y.sample_dim = x.sample_dim;
+    AxisPlacement& p = y.placement[static_cast<size_t>(axis)];
+    const AxisPlacement wanted = operand_placement();
+    if (!(p == wanted)) {
+      throw PlacementError{str_cat("the operand is ", to_string(x.placement, mesh), ", which is not ", text(wanted), " over ", axis_),
+                           "use the collective that fits the placement"};
+    }
+    p = result_placement();
+    if (is_view()) y.storage = x.storage;
+    return {y};
+  }
+
+  void backward(BackwardContext& context) const override {
+    const Value g = context.gradient(0);
+    if (!g) return;
+    Trace& t = context.trace();
+    const bool partial = t.info(g).placement[static_cast<size_t>(t.mesh().find(axis_))].partial();
+    switch (kind_) {
+      case Collective::kAllReduce:
+      case Collective::kEnter: return context.set(0, partial ? all_reduce(t, g, axis_) : g);
+      case Collective::kReduceScatter:
+      case Collective::kSlice: return context.set(0, all_gather(t, g, axis_));
+      case Collective::kAllGather: return context.set(0, partial ? reduce_scatter(t, g, axis_) : slice(t, g, axis_));
+    }
+  }
+
+  Cost cost(const RunContext& c) const override {
+    Cost cost = OpKind::cost(c);
+    if (kind_ != Collective::kSlice) cost.wire_bytes = static_cast<double>(std::max(c.in(0).bytes(), c.out(0).bytes()));
+    return cost;
+  }
+
+  void run_cpu(const RunContext& c) const override {
+    const Tensor &x = c.in(0), &y = c.out(0);
+    std::vector<int64_t> counts;
+    const int64_t whole = kind_ == Collective::kAllGather ? y.shape[0] : x.shape.rank() > 0 ? x.shape[0] : 1;
+    const int64_t row = x.shape.rank() > 0 && x.shape[0] > 0 ? x.numel() / x.shape[0] : 1;
+    for (int r = 0; r < c.comm->size(); ++r) counts.push_back(block_of(whole, c.comm->size(), r).size * row);
+    switch (kind_) {
+      case Collective::kAllReduce:
+        copy_strided(x, y);
+        return c.comm->all_reduce(y);
+      case Collective::kReduceScatter: return c.comm->reduce_scatter(x, y, counts.data());
+      case Collective::kAllGather: return c.comm->all_gather(x, y, counts.data());
+      case Collective::kSlice: {
+        Tensor part = x;
+        part.shape = y.shape;
+        part.data = static_cast<std::byte*>(x.data) +
+                    block_of(whole, c.comm->size(), c.comm->rank()).begin * x.strides[0] * size_of(x.dtype);
+        return copy_strided(part, y);
+      }
+      case Collective::kEnter: return;
+    }
+  }
+
+ private:
+  AxisPlacement operand_placement() const {
+    switch (kind_) {
+      case Collective::kAllReduce:
+      case Collective::kReduceScatter: return AxisPlacement::P();
+      case Collective::kAllGather: return AxisPlacement::S(0);
+      default: return AxisPlacement::R();
+    }
+  }
+  AxisPlacement result_placement() const {
+    return kind_ == Collective::kReduceScatter || kind_ == Collective::kSlice ? AxisPlacement::S(0) : AxisPlacement::R();
+  }
+  static const char* text(const AxisPlacement& p) { return p.partial() ? "partial" : p.sharded() ? "sharded on dimension 0" : "replicated"; }
+
+  Collective kind_;
+  std::string axis_;
+};
+
+Value emit_collective(Trace& t, Collective kind, Value x, const std::string& axis) {
+  return t.emit1(std::make_shared<CollectiveKind>(kind, axis), {x});
+}
+
+}  // namespace
+
+Value all_reduce(Trace& t, Value x, const std::string& axis) { return emit_collective(t, Collective::kAllReduce, x, axis); }
+Value reduce_scatter(Trace& t, Value x, const std::string& axis) {
+  return emit_collective(t, Collective::kReduceScatter, x, axis);
+}
+Value all_gather(Trace& t, Value x, const std::string& axis) { return emit_collective(t, Collective::kAllGather, x, axis); }
+Value slice(Trace& t, Value x, const std::string& axis) { return emit_collective(t, Collective::kSlice, x, axis); }
+Value enter(Trace& t, Value x, const std::string& axis) { return emit_collective(t, Collective::kEnter, x, axis); }
+
+}  // namespace megatron

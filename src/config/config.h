@@ -1,0 +1,168 @@
+// The whole configuration as plain data. Each section of the YAML file is one struct whose members have the names of
+// the keys. Documentation, ranges and choices of each key are declared once in *_fields.cpp; `megatron config explain`
+// prints them. load.h reads YAML into these structs. An optional that is not set means what its key's text says.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "config/model_config.h"
+
+namespace megatron {
+
+struct RunConfig {
+  std::string dir = "out";
+  std::string device = "auto";  ///< auto | cpu | cuda
+  int64_t seed = 1234;
+  std::optional<int64_t> exit_interval;
+  std::optional<double> exit_duration_in_mins;
+  bool deterministic_mode = true;
+  int64_t cpu_threads = 0;  ///< 0: all cores
+  bool replay_non_finite = true;
+
+  bool operator==(const RunConfig&) const = default;
+};
+
+struct ParallelConfig {
+  int64_t tensor_model_parallel_size = 1;
+  int64_t pipeline_model_parallel_size = 1;
+  int64_t context_parallel_size = 1;
+  int64_t expert_model_parallel_size = 1;
+  int64_t expert_tensor_parallel_size = 0;  ///< derived: tensor_model_parallel_size
+  bool sequence_parallel = false;
+  std::string data_parallel_sharding_strategy = "no_shard";
+
+  bool operator==(const ParallelConfig&) const = default;
+};
+
+struct DataConfig {
+  std::vector<std::string> data_path;  ///< prefixes, or weight, prefix, weight, prefix, ...
+  std::vector<std::string> train_data_path;
+  std::vector<std::string> valid_data_path;
+  std::vector<std::string> test_data_path;
+  std::string split;  ///< derived: "969,30,1" with data_path, "1,1,1" with mock_data
+  bool mock_data = false;
+  std::string tokenizer_type;  ///< HuggingFaceTokenizer | GPT2BPETokenizer | ByteTokenizer | NullTokenizer
+  std::string tokenizer_model;
+  std::string vocab_file;
+  std::string merge_file;
+  bool eod_mask_loss = false;
+  bool reset_position_ids = false;
+  bool reset_attention_mask = false;
+  int64_t num_workers = 2;
+
+  bool operator==(const DataConfig&) const = default;
+};
+
+struct TrainingConfig {
+  int64_t micro_batch_size = 0;
+  int64_t global_batch_size = 0;  ///< derived: micro_batch_size * data-parallel size
+  std::optional<int64_t> train_iters;
+  std::optional<int64_t> train_samples;
+  std::optional<int64_t> eval_interval;
+  int64_t eval_iters = 100;
+  std::optional<int64_t> start_eval_at_iter;
+  bool full_validation = false;
+  bool skip_train = false;
+  bool calculate_per_token_loss = true;
+  bool recompute_activations = false;
+  std::string recompute_granularity;  ///< "" (off) | full | selective; derived from recompute_activations
+  std::string recompute_method;       ///< "" | uniform | block
+  std::optional<int64_t> recompute_num_layers;
+  std::vector<std::string> recompute_modules = {"core_attn"};
+  std::vector<int64_t> iterations_to_skip;
+  bool check_for_nan_in_loss_and_grad = true;
+
+  bool operator==(const TrainingConfig&) const = default;
+};
+
+struct OptimizerConfig {
+  std::string optimizer = "adam";  ///< adam | sgd
+  double lr = 0.0;
+  double min_lr = 0.0;
+  std::string lr_decay_style = "linear";  ///< constant | linear | cosine | inverse-square-root | WSD
+  std::optional<int64_t> lr_decay_iters;
+  std::optional<int64_t> lr_decay_samples;
+  std::optional<double> lr_warmup_fraction;
+  int64_t lr_warmup_iters = 0;
+  int64_t lr_warmup_samples = 0;
+  double lr_warmup_init = 0.0;
+  std::string lr_wsd_decay_style = "exponential";  ///< exponential | linear | cosine | minus_sqrt
+  std::optional<int64_t> lr_wsd_decay_iters;
+  std::optional<int64_t> lr_wsd_decay_samples;
+  double weight_decay = 0.01;
+  std::optional<double> start_weight_decay;
+  std::optional<double> end_weight_decay;
+  std::string weight_decay_incr_style = "constant";  ///< constant | linear | cosine
+  double adam_beta1 = 0.9;
+  double adam_beta2 = 0.999;
+  double adam_eps = 1e-8;
+  double sgd_momentum = 0.9;
+  double clip_grad = 1.0;  ///< 0: off
+  bool override_opt_param_scheduler = false;
+  bool use_checkpoint_opt_param_scheduler = false;
+  bool apply_wd_to_qk_layernorm = false;
+  std::optional<double> decoupled_lr;
+  std::optional<double> decoupled_min_lr;
+
+  bool operator==(const OptimizerConfig&) const = default;
+};
+
+struct PrecisionConfig {
+  std::string params_dtype = "fp32";  ///< fp64 | fp32 | bf16 | fp16
+  std::optional<double> loss_scale;   ///< set: constant; not set: dynamic with fp16, 1 otherwise
+  double initial_loss_scale = 4294967296.0;
+  double min_loss_scale = 1.0;
+  int64_t loss_scale_window = 1000;
+  int64_t hysteresis = 2;
+
+  bool operator==(const PrecisionConfig&) const = default;
+};
+
+struct CheckpointConfig {
+  std::string save;  ///< derived: run.dir/checkpoints
+  std::string load;  ///< "": start from scratch
+  std::optional<int64_t> save_interval;
+  std::optional<int64_t> save_retain_interval;
+  std::optional<int64_t> most_recent_k;
+  bool exit_on_missing_checkpoint = false;
+  std::optional<int64_t> ckpt_step;
+  bool finetune = false;
+  bool load_optim = true;
+  bool save_optim = true;
+
+  bool operator==(const CheckpointConfig&) const = default;
+};
+
+struct LoggingConfig {
+  int64_t log_interval = 100;
+  bool tensorboard = true;
+  std::string tensorboard_dir;  ///< derived: run.dir/tensorboard
+  int64_t tensorboard_log_interval = 1;
+  std::string log_level = "info";  ///< debug | info | warning | error
+
+  bool operator==(const LoggingConfig&) const = default;
+};
+
+struct ProfileConfig {
+  bool operator==(const ProfileConfig&) const = default;
+};
+
+struct Config {
+  RunConfig run;
+  ModelConfig model;
+  ParallelConfig parallel;
+  DataConfig data;
+  TrainingConfig training;
+  OptimizerConfig optimizer;
+  PrecisionConfig precision;
+  CheckpointConfig checkpoint;
+  LoggingConfig logging;
+  ProfileConfig profile;
+
+  bool operator==(const Config&) const = default;
+};
+
+}  // namespace megatron

@@ -1,0 +1,68 @@
+// Combinations of settings that make no sense, or that this version cannot run. One table; every rule has a test that
+// triggers it.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "config/config.h"
+
+namespace megatron {
+
+struct RuleContext {
+  const Config& config;  ///< with derived defaults
+  int64_t world_size = 1;
+  const std::set<std::string>& derived;  ///< keys that derive_defaults() filled in
+};
+
+struct Rule {
+  const char* name;
+  std::vector<std::string> keys;  ///< the keys involved; the message stands at the first one that a file sets
+  /// What is wrong and what to do, or nullopt.
+  std::optional<std::string> (*check)(const RuleContext& context);
+};
+
+struct RuleFailure {
+  std::string rule;
+  std::vector<std::string> keys;
+  std::string message;
+};
+
+/// The table.
+std::vector<Rule> rules();
+
+/// Every broken rule that involves no key of `skip` (keys whose values are wrong already).
+std::vector<RuleFailure> broken_rules(const RuleContext& context, const std::set<std::string>& skip = {});
+
+/// Judges a Config that was built by hand: ranges and choices of every key, required keys, rules. Throws UsageError
+/// that holds all failures. load_config() has done all of it already.
+void validate(const Config& config, int64_t world_size = 1);
+
+/// Looks at the files that the configuration names (tokenizer, PREFIX.bin, PREFIX.idx); one line per missing file.
+std::vector<std::string> missing_files(const Config& config);
+
+/// Weights and prefixes of a blend: alternating weight and prefix when the count is even and every other word is a
+/// number, else prefixes alone with weight 1.
+struct BlendPart {
+  double weight = 1.0;
+  std::string prefix;
+};
+std::vector<BlendPart> parse_blend(const std::vector<std::string>& data_path);
+
+/// The three shares of data.split, normalised to sum 1, or nullopt when the text is not a split.
+std::optional<std::vector<double>> parse_split(const std::string& split);
+
+namespace detail {  // parts of the table, one file each
+void add_model_rules(std::vector<Rule>& table);
+void add_layer_rules(std::vector<Rule>& table);
+void add_parallel_rules(std::vector<Rule>& table);
+void add_data_rules(std::vector<Rule>& table);
+void add_training_rules(std::vector<Rule>& table);
+void add_optimizer_rules(std::vector<Rule>& table);
+void add_checkpoint_rules(std::vector<Rule>& table);
+}  // namespace detail
+
+}  // namespace megatron

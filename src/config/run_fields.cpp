@@ -1,0 +1,92 @@
+// Sections run, parallel, data, logging and profile.
+#include "config/field.h"
+
+namespace megatron {
+
+std::vector<Field> fields(RunConfig& c) {
+  FieldList list(OnResume::kIgnored);
+  list.add("dir", c.dir, "Folder of the run: resolved configuration, plan, metrics, logs, checkpoints.");
+  list.add("device", c.device, "Where to compute; auto takes a GPU if there is one.").choice({"auto", "cpu", "cuda"});
+  list.add("seed", c.seed, "Seed of initial weights, sample order and dropout.").at_least(0).refused();
+  list.add("exit_interval", c.exit_interval,
+           "Save a checkpoint and stop (exit code 75) when the iteration is divisible by this.")
+      .at_least(1);
+  list.add("exit_duration_in_mins", c.exit_duration_in_mins,
+           "Save a checkpoint and stop (exit code 75) after this many minutes.")
+      .above(0);
+  list.add("deterministic_mode", c.deterministic_mode, "Use only operations that give the same bits every time.")
+      .allowed();
+  list.add("cpu_threads", c.cpu_threads, "Threads for computing on the CPU; 0 takes all cores.").at_least(0);
+  list.add("replay_non_finite", c.replay_non_finite,
+           "When a loss or gradient norm is not finite, run the step again in checking mode and name the first "
+           "non-finite value with its operation, layer and samples.");
+  return list.take();
+}
+
+std::vector<Field> fields(ParallelConfig& c) {
+  FieldList list(OnResume::kAllowed);
+  list.add("tensor_model_parallel_size", c.tensor_model_parallel_size, "Ranks that share each layer.").at_least(1);
+  list.add("pipeline_model_parallel_size", c.pipeline_model_parallel_size, "Ranks that share the stack of layers.")
+      .at_least(1);
+  list.add("context_parallel_size", c.context_parallel_size, "Ranks that share each sequence.").at_least(1);
+  list.add("expert_model_parallel_size", c.expert_model_parallel_size, "Ranks that share the experts.").at_least(1);
+  list.add("expert_tensor_parallel_size", c.expert_tensor_parallel_size,
+           "Ranks that share each expert. Not set: tensor_model_parallel_size.")
+      .derived()
+      .at_least(1);
+  list.add("sequence_parallel", c.sequence_parallel,
+           "Split norms and dropouts along the sequence over the tensor-parallel ranks.");
+  list.add("data_parallel_sharding_strategy", c.data_parallel_sharding_strategy,
+           "What data-parallel ranks share instead of holding copies.")
+      .choice({"no_shard", "optim", "optim_grads", "optim_grads_params"});
+  return list.take();
+}
+
+std::vector<Field> fields(DataConfig& c) {
+  FieldList list(OnResume::kRefused);
+  list.add("data_path", c.data_path,
+           "Prefixes of indexed data sets (PREFIX.bin, PREFIX.idx), each alone or all preceded by weights: "
+           "[0.3, a, 0.7, b]. `split` divides them.");
+  list.add("train_data_path", c.train_data_path, "As data_path, for training alone.");
+  list.add("valid_data_path", c.valid_data_path, "As data_path, for validation alone.");
+  list.add("test_data_path", c.test_data_path, "As data_path, for the final test alone.");
+  list.add("split", c.split,
+           "Shares of training, validation and test. Not set: \"969,30,1\", with mock_data \"1,1,1\".")
+      .derived();
+  list.add("mock_data", c.mock_data, "Made-up token sequences instead of files.");
+  list.add("tokenizer_type", c.tokenizer_type,
+           "HuggingFaceTokenizer reads tokenizer.json, GPT2BPETokenizer vocab.json and merges.txt; ByteTokenizer takes "
+           "bytes as ids, NullTokenizer text that is already numbers.")
+      .choice({"HuggingFaceTokenizer", "GPT2BPETokenizer", "ByteTokenizer", "NullTokenizer"});
+  list.add("tokenizer_model", c.tokenizer_model, "HuggingFaceTokenizer: tokenizer.json, or a folder that holds it.")
+      .ignored();
+  list.add("vocab_file", c.vocab_file, "GPT2BPETokenizer: vocab.json.").ignored();
+  list.add("merge_file", c.merge_file, "GPT2BPETokenizer: merges.txt.").ignored();
+  list.add("eod_mask_loss", c.eod_mask_loss, "No loss where the input is the end-of-document token.");
+  list.add("reset_position_ids", c.reset_position_ids, "Positions start again after each end-of-document token.");
+  list.add("reset_attention_mask", c.reset_attention_mask, "Tokens do not see across an end-of-document token.");
+  list.add("num_workers", c.num_workers,
+           "Batches that the loader thread prepares ahead of the step; 0 loads within the step.")
+      .at_least(0)
+      .ignored();
+  return list.take();
+}
+
+std::vector<Field> fields(LoggingConfig& c) {
+  FieldList list(OnResume::kIgnored);
+  list.add("log_interval", c.log_interval, "Iterations between printed lines.").at_least(1);
+  list.add("tensorboard", c.tensorboard, "Write TensorBoard events.");
+  list.add("tensorboard_dir", c.tensorboard_dir, "Folder of the TensorBoard events. Not set: tensorboard in run.dir.")
+      .derived();
+  list.add("tensorboard_log_interval", c.tensorboard_log_interval, "Iterations between TensorBoard events.")
+      .at_least(1);
+  list.add("log_level", c.log_level, "Least important message that is printed.")
+      .choice({"debug", "info", "warning", "error"});
+  return list.take();
+}
+
+std::vector<Field> fields(ProfileConfig&) {
+  return {};
+}
+
+}  // namespace megatron

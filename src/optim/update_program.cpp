@@ -1,0 +1,114 @@
+#include "optim/update_program.h"
+
+#include "base/check.h"
+#include "base/error.h"
+#include "base/strings.h"
+#include "kernels/adamw/adamw.h"
+#include "kernels/cast/cast.h"
+#include "kernels/gradient_norm/gradient_norm.h"
+#include "kernels/sgd/sgd.h"
+#include "program/passes.h"
+#include "program/trace.h"
+
+namespace megatron {
+
+std::string update_io::learning_rate(const ParamGroup& group) { return "learning_rate/" + group.label(); }
+
+namespace optimizer_state {
+std::string master(const std::string& parameter) { return "optimizer.state.fp32_param." + parameter; }
+std::string exp_avg(const std::string& parameter) { return "optimizer.state.exp_avg." + parameter; }
+std::string exp_avg_sq(const std::string& parameter) { return "optimizer.state.exp_avg_sq." + parameter; }
+std::string momentum(const std::string& parameter) { return "optimizer.state.momentum_buffer." + parameter; }
+bool is_optimizer_state(const std::string& name) { return starts_with(name, "optimizer.state."); }
+}  // namespace optimizer_state
+
+namespace {
+
+/// The same value declared in another program.
+Value declare_again(Trace& t, const Program& from, ValueId id, const Init& init = {}) {
+  const ValueInfo& v = from.value(id);
+  return v.lifetime == Lifetime::kParameter ? t.parameter(v.name, v.dtype, v.shape, v.placement, init)
+                                            : t.state(v.name, v.dtype, v.shape, v.placement);
+}
+
+class UpdateBuilder {
+ public:
+  UpdateBuilder(Program& program, const Program& train, const OptimizerConfig& config)
+      : t_(program), train_(train), config_(config) {}
+
+  void build(const std::vector<ParamGroup>& groups) {
+    const Placement everywhere = t_.replicated();
+    weight_decay_ = t_.input(update_io::kWeightDecay, DType::kF64, {}, everywhere);
+    count_ = t_.input(update_io::kUpdateCount, DType::kF64, {}, everywhere);
+    const Value inverse_scale = t_.input(update_io::kInverseScale, DType::kF64, {}, everywhere);
+    std::vector<Value> gradients;
+    for (const ParameterInfo& p : train_.parameters) {
+      MEGATRON_CHECK(p.gradient != kNone, "parameter " + train_.label(p.value) + " has no gradient: nothing depends on it");
+      gradients.push_back(declare_again(t_, train_, p.gradient));
+    }
+    clip_ = clip_gradients(t_, {sum_of_squares(t_, gradients)}, inverse_scale, config_.clip_grad);
+    t_.output(update_io::kNorm, clip_.norm);
+    t_.output(update_io::kCoefficient, clip_.coefficient);
+    t_.output(update_io::kSkip, clip_.skip);
+    for (const ParamGroup& group : groups) {
+      const Value lr = t_.input(update_io::learning_rate(group), DType::kF64, {}, everywhere);
+      for (int64_t i : group.params) update(train_.parameters[static_cast<size_t>(i)], gradients[static_cast<size_t>(i)], group, lr);
+    }
+  }
+
+ private:
+  void update(const ParameterInfo& info, Value gradient, const ParamGroup& group, Value lr) {
+    const ValueInfo& p = train_.value(info.value);
+    Trace::Scope scope(t_, p.name);
+    const Value param = declare_again(t_, train_, info.value, info.init);
+    const DType state_dtype = accumulation_dtype(p.dtype);
+    const auto state = [&](const std::string& name) { return t_.state(name, state_dtype, p.shape, p.placement); };
+    const Value master = state_dtype != p.dtype ? state(optimizer_state::master(p.name)) : Value{};
+    if (config_.optimizer == "adam") {
+      AdamWOptions options{config_.adam_beta1, config_.adam_beta2, config_.adam_eps, group.wd_multiplier};
+      adamw(t_,
+            {param, master, state(optimizer_state::exp_avg(p.name)), state(optimizer_state::exp_avg_sq(p.name)), gradient, lr,
+             weight_decay_, clip_.coefficient, clip_.skip, count_},
+            options);
+    } else if (config_.optimizer == "sgd") {
+      sgd(t_,
+          {param, master, config_.sgd_momentum > 0 ? state(optimizer_state::momentum(p.name)) : Value{}, gradient, lr, weight_decay_, clip_.coefficient, clip_.skip,
+           count_},
+          {config_.sgd_momentum, group.wd_multiplier});
+    } else {
+      throw UsageError("optimizer.optimizer: '" + config_.optimizer + "' is not supported; use adam or sgd");
+    }
+  }
+
+  Trace t_;
+  const Program& train_;
+  const OptimizerConfig& config_;
+  Value weight_decay_, count_;
+  ClipResult clip_;
+};
+
+}  // namespace
+
+Program make_begin_program(const Program& train, const std::vector<std::string>& sums) {
+  Program program;
+  program.name = "begin";
+  program.mesh = train.mesh;
+  Trace t(program);
+  for (const ParameterInfo& p : train.parameters) {
+    if (p.gradient != kNone) zero(t, declare_again(t, train, p.gradient));
+  }
+  for (const std::string& name : sums) zero(t, declare_again(t, train, train.by_name.at(name)));
+  verify(program);
+  return program;
+}
+
+Program make_update_program(const Program& train, const OptimizerConfig& config, const std::vector<ParamGroup>& groups) {
+  Program program;
+  program.name = "update";
+  program.mesh = train.mesh;
+  UpdateBuilder(program, train, config).build(groups);
+  verify(program);
+  return program;
+}
+
+}  // namespace megatron

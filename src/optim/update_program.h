@@ -1,0 +1,36 @@
+// The optimizer step as programs: zeroing at the start of a step, and norm, clipping and update at its end.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "config/config.h"
+#include "optim/param_groups.h"
+#include "program/program.h"
+
+namespace megatron {
+
+/// Names of the inputs and outputs of the update program (all fp64 scalars).
+namespace update_io {
+inline constexpr char kWeightDecay[] = "weight_decay", kInverseScale[] = "inverse_loss_scale", kUpdateCount[] = "update_count";
+inline constexpr char kNorm[] = "grad_norm", kCoefficient[] = "clip_coefficient", kSkip[] = "skip";
+std::string learning_rate(const ParamGroup& group);  ///< "learning_rate/default"
+}  // namespace update_io
+
+/// Names of optimizer state, as in Megatron-Core's distributed checkpoints.
+namespace optimizer_state {
+std::string master(const std::string& parameter);      ///< fp32 copy of a 16-bit parameter
+std::string exp_avg(const std::string& parameter);     ///< first moment of Adam
+std::string exp_avg_sq(const std::string& parameter);  ///< second moment
+std::string momentum(const std::string& parameter);    ///< of SGD
+bool is_optimizer_state(const std::string& name);
+}  // namespace optimizer_state
+
+/// A program that zeroes all parameter gradients and `sums` of `train`.
+Program make_begin_program(const Program& train, const std::vector<std::string>& sums);
+
+/// Global norm, clipping and one AdamW or SGD update of every parameter of the differentiated program `train`. When the norm is not
+/// finite nothing changes and output kSkip is 1.
+Program make_update_program(const Program& train, const OptimizerConfig& config, const std::vector<ParamGroup>& groups);
+
+}  // namespace megatron

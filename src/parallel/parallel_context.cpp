@@ -1,0 +1,39 @@
+#include "parallel/parallel_context.h"
+
+#include "comm/collectives.h"
+
+namespace megatron {
+
+Placement ParallelContext::tp_sharded(int dim) const {
+  Placement placement = replicated();
+  const int tp = mesh_.find("tp");
+  if (tp >= 0) placement[static_cast<size_t>(tp)] = AxisPlacement::S(dim);
+  return placement;
+}
+
+Placement ParallelContext::tokens() const {
+  Placement placement = replicated();
+  const int cp = mesh_.find("cp"), dp = mesh_.find("dp");
+  if (cp >= 0) placement[static_cast<size_t>(cp)] = AxisPlacement::S(0);
+  if (dp >= 0) placement[static_cast<size_t>(dp)] = AxisPlacement::S(1);
+  return placement;
+}
+
+Placement ParallelContext::samples() const {
+  Placement placement = replicated();
+  const int dp = mesh_.find("dp");
+  if (dp >= 0) placement[static_cast<size_t>(dp)] = AxisPlacement::S(0);
+  return placement;
+}
+
+Value ParallelContext::gather_in(Trace& t, Value x) const {
+  if (mesh_.find("tp") < 0) return x;
+  return sequence_parallel_ ? all_gather(t, x, "tp") : enter(t, x, "tp");
+}
+
+Value ParallelContext::reduce_out(Trace& t, Value x) const {
+  if (mesh_.find("tp") < 0) return x;
+  return sequence_parallel_ ? reduce_scatter(t, x, "tp") : all_reduce(t, x, "tp");
+}
+
+}  // namespace megatron

@@ -1,0 +1,39 @@
+// What a module needs to know of the mesh: where its weights are cut, and which collectives stand at its borders. On one
+// rank every call returns its operand, so that module code is the same for any mesh.
+#pragma once
+
+#include <string>
+
+#include "program/trace.h"
+
+namespace megatron {
+
+class ParallelContext {
+ public:
+  ParallelContext() = default;
+  /// `mesh` holds only the axes with more than one rank.
+  ParallelContext(Mesh mesh, bool sequence_parallel) : mesh_(std::move(mesh)), sequence_parallel_(sequence_parallel) {}
+
+  const Mesh& mesh() const { return mesh_; }
+  bool sequence_parallel() const { return sequence_parallel_ && mesh_.find("tp") >= 0; }
+
+  /// Replicated everywhere.
+  Placement replicated() const { return Placement(mesh_.axes.size()); }
+  /// A weight cut over tp along `dim`.
+  Placement tp_sharded(int dim) const;
+  /// Tokens [s, b]: samples over dp, sequence over cp.
+  Placement tokens() const;
+  /// Per sample [b]: over dp.
+  Placement samples() const;
+
+  /// Before column-parallel work: all_gather of the sequence (sequence parallel), else enter.
+  Value gather_in(Trace& t, Value x) const;
+  /// After row-parallel work: reduce_scatter over the sequence (sequence parallel), else all_reduce.
+  Value reduce_out(Trace& t, Value x) const;
+
+ private:
+  Mesh mesh_;
+  bool sequence_parallel_ = false;
+};
+
+}  // namespace megatron

@@ -1,0 +1,25 @@
+// The abstract communicator that the run context carries: one per mesh axis. Implementations live in src/comm.
+#pragma once
+
+#include <cstdint>
+
+#include "tensor/tensor.h"
+
+namespace megatron {
+
+class Comm {
+ public:
+  virtual ~Comm() = default;
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+  /// Element-wise sum over the ranks, in place, in rank order (so that it is deterministic).
+  virtual void all_reduce(const Tensor& values) = 0;
+  /// `target` holds the concatenation of all ranks' `source` in rank order; pieces may differ in size (uneven blocks):
+  /// counts[r] elements from rank r.
+  virtual void all_gather(const Tensor& source, const Tensor& target, const int64_t* counts) = 0;
+  /// `target` gets this rank's block (counts[r] elements for rank r) of the sum of all ranks' `source`.
+  virtual void reduce_scatter(const Tensor& source, const Tensor& target, const int64_t* counts) = 0;
+  virtual void barrier() = 0;
+};
+
+}  // namespace megatron

@@ -1,0 +1,182 @@
+#include "program/executor.h"
+
+#include <cmath>
+
+#include "base/check.h"
+#include "base/strings.h"
+#include "program/strided.h"
+
+namespace megatron {
+
+int64_t persistent_bytes(const Program& program, ValueId id) {
+  return round_up(program.local_bytes(id), Device::kAlignment);
+}
+
+Tensor Store::require(const Program& program, ValueId id) {
+  const ValueInfo& info = program.value(id);
+  const Dims shape = program.local_shape(id);
+  const auto found = tensors_.find(info.name);
+  if (found != tensors_.end()) {
+    MEGATRON_CHECK(found->second.dtype == info.dtype && found->second.shape == shape,
+                   "two programs declare '" + info.name + "' with different types");
+    return found->second;
+  }
+  buffers_.emplace_back(device_, persistent_bytes(program, id));
+  device_.fill_zero(buffers_.back().data(), buffers_.back().bytes());
+  const Tensor tensor = make_tensor(buffers_.back().data(), info.dtype, shape);
+  tensors_[info.name] = tensor;
+  return tensor;
+}
+
+Tensor Store::find(const std::string& name) const {
+  const auto found = tensors_.find(name);
+  return found == tensors_.end() ? Tensor{} : found->second;
+}
+
+Executor::Executor(Plan plan, Store& store, std::shared_ptr<Buffer> arena, Options options)
+    : plan_(std::move(plan)), store_(store), options_(std::move(options)), arena_(std::move(arena)) {
+  MEGATRON_CHECK(arena_->bytes() >= plan_.arena_bytes(), "the arena is too small for program '" + plan_.program.name + "'");
+  bound_.resize(static_cast<size_t>(plan_.options.slot_sets));
+  for (const auto& [name, id] : plan_.program.by_name) {
+    if (plan_.program.value(id).lifetime != Lifetime::kInput) store_.require(plan_.program, id);
+  }
+  for (int s = 0; s < plan_.options.slot_sets; ++s) {
+    for (int phase = 0; phase < kPhases; ++phase) bind_phase(static_cast<Phase>(phase), s);
+  }
+}
+
+std::byte* Executor::region_base(Region region, int slot_set) const {
+  // arena: transient | inputs of set 0, 1, ... | slots of set 0, 1, ...
+  std::byte* base = arena_->data();
+  if (region == Region::kTransient) return base;
+  base += plan_.transient_bytes;
+  if (region == Region::kInput) return base + slot_set * plan_.input_bytes;
+  return base + plan_.options.slot_sets * plan_.input_bytes + slot_set * plan_.slot_bytes;
+}
+
+Tensor Executor::bind(ValueId v, int slot_set) {
+  if (v == kNone || plan_.unread[static_cast<size_t>(v)]) return {};
+  const ValueInfo& info = plan_.program.value(v);
+  const ValueId root = info.storage.root;
+  const Slot& slot = plan_.slots[static_cast<size_t>(root)];
+  std::byte* base = slot.region == Region::kPersistent
+                        ? static_cast<std::byte*>(store_.require(plan_.program, root).data)
+                        : region_base(slot.region, slot_set) + slot.offset;
+  return Tensor{base + info.storage.offset * size_of(info.dtype), info.dtype, plan_.program.local_shape(v), info.storage.strides};
+}
+
+void Executor::bind_phase(Phase phase, int slot_set) {
+  for (OpId id : plan_.program.list(phase)) {
+    const Op& op = plan_.program.op(id);
+    if (op.kind->is_view()) continue;
+    BoundOp bound;
+    bound.id = id;
+    OpShapes shapes = shapes_of(plan_.program, op);
+    bound.operand_origins = std::move(shapes.operand_origins);
+    bound.result_origins = std::move(shapes.result_origins);
+    for (ValueId v : op.operands) bound.operands.push_back(bind(v, slot_set));
+    for (size_t i = 0; i < op.results.size(); ++i) {
+      bound.results.push_back(bind(op.results[i], slot_set));
+      bound.accumulate.push_back(op.accumulate[i] != kNone);
+      if (op.accumulate[i] == kNone || !bound.results.back()) continue;
+      const Tensor sum = bind(op.accumulate[i], slot_set);
+      if (sum.data != bound.results.back().data) bound.copies.emplace_back(sum, bound.results.back());
+    }
+    const Slot& workspace = plan_.workspaces[static_cast<size_t>(id)];
+    if (workspace.bytes > 0) bound.workspace = region_base(Region::kTransient, slot_set) + workspace.offset;
+    if (!op.kind->comm_axis().empty()) {
+      const auto comm = options_.comms.find(op.kind->comm_axis());
+      MEGATRON_CHECK(comm != options_.comms.end(), "no communicator for mesh axis " + op.kind->comm_axis());
+      bound.comm = comm->second;
+    }
+    bound_[static_cast<size_t>(slot_set)][static_cast<size_t>(phase)].push_back(std::move(bound));
+  }
+}
+
+bool Executor::has_input(const std::string& name) const {
+  const auto found = plan_.program.by_name.find(name);
+  return found != plan_.program.by_name.end() && plan_.program.value(found->second).lifetime == Lifetime::kInput;
+}
+
+Tensor Executor::input(const std::string& name, int slot_set) const {
+  MEGATRON_CHECK(has_input(name), "program '" + plan_.program.name + "' has no input '" + name + "'");
+  const ValueId id = plan_.program.by_name.at(name);
+  const Slot& slot = plan_.slots[static_cast<size_t>(id)];
+  return make_tensor(region_base(Region::kInput, slot_set) + slot.offset, plan_.program.value(id).dtype,
+                     plan_.program.local_shape(id));
+}
+
+Tensor Executor::output(const std::string& name, int slot_set) const {
+  for (const NamedValue& output : plan_.program.outputs) {
+    if (output.name == name) return const_cast<Executor*>(this)->bind(output.value, slot_set);
+  }
+  fail_check(__FILE__, __LINE__, "output", "program '" + plan_.program.name + "' has no output '" + name + "'");
+}
+
+void Executor::run(Phase phase, int slot_set) {
+  for (const BoundOp& bound : bound_[static_cast<size_t>(slot_set)][static_cast<size_t>(phase)]) {
+    for (const auto& [from, to] : bound.copies) copy_strided(from, to);
+    RunContext context;
+    context.operands = bound.operands;
+    context.results = bound.results;
+    context.accumulate = bound.accumulate;
+    context.operand_origins = bound.operand_origins;
+    context.result_origins = bound.result_origins;
+    context.workspace = bound.workspace;
+    context.pool = options_.pool;
+    context.comm = bound.comm;
+    const Op& op = plan_.program.op(bound.id);
+    op.kind->run_cpu(context);
+    if (observer_) observer_(phase, op, bound.results);
+  }
+}
+
+namespace {
+
+/// Index of the first element that is not finite, or -1.
+int64_t first_non_finite(const Tensor& t, double* bad) {
+  if (!t || !is_floating(t.dtype)) return -1;
+  int64_t found = -1, seen = 0;
+  dispatch_floating("first_non_finite", t.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    const T* data = t.as<T>();
+    for_each_row(t.shape, t.strides, t.strides, [&](int64_t offset, int64_t, int64_t length) {
+      for (int64_t i = 0; i < length && found < 0; ++i) {
+        const double value = static_cast<double>(data[offset + i]);
+        if (std::isfinite(value)) continue;
+        found = seen + i;
+        *bad = value;
+      }
+      seen += length;
+    });
+  });
+  return found;
+}
+
+}  // namespace
+
+std::unique_ptr<NonFinite> find_non_finite(Executor& executor) {
+  std::unique_ptr<NonFinite> first;
+  const Program& program = executor.plan().program;
+  executor.set_observer([&](Phase phase, const Op& op, const std::vector<Tensor>& results) {
+    for (size_t r = 0; r < results.size() && !first; ++r) {
+      double bad = 0;
+      const int64_t index = first_non_finite(results[r], &bad);
+      if (index < 0) continue;
+      const ValueInfo& info = program.value(op.results[r]);
+      int64_t sample = -1;
+      if (info.sample_dim >= 0) {
+        int64_t inner = 1;
+        for (int d = info.sample_dim + 1; d < results[r].shape.rank(); ++d) inner *= results[r].shape[d];
+        sample = index / inner % results[r].shape[info.sample_dim];
+      }
+      first = std::make_unique<NonFinite>(
+          NonFinite{name_of(phase), op.scope, op.kind->name(), program.label(op.results[r]), index, sample, bad});
+    }
+  });
+  for (int phase = 0; phase < kPhases; ++phase) executor.run(static_cast<Phase>(phase));
+  executor.set_observer(nullptr);
+  return first;
+}
+
+}  // namespace megatron

@@ -1,0 +1,45 @@
+// Walks a JSON document and names file, JSON pointer and remedy when something is not as it should be. Only for .cpp
+// files: it includes the JSON library.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+
+namespace megatron {
+
+/// A value within a document. Cheap to copy; the document must outlive it.
+class JsonNode {
+ public:
+  JsonNode(const nlohmann::json& value, const std::string& file, std::string pointer)
+      : value_(&value), file_(&file), pointer_(std::move(pointer)) {}
+
+  /// Throws DataError("<file>: <pointer>: <what>").
+  [[noreturn]] void fail(const std::string& what) const;
+
+  const nlohmann::json& value() const { return *value_; }
+  bool is_null() const { return value_->is_null(); }
+  /// Nothing when the key is missing or null; fails when this is no object.
+  std::optional<JsonNode> get(const std::string& key) const;
+  JsonNode at(const std::string& key) const;
+  JsonNode item(size_t index) const;
+  size_t array_size() const;  ///< fails when this is no array
+
+  const std::string& string() const;
+  int64_t integer() const;
+  bool boolean(const std::string& key, bool fallback) const;  ///< of a member
+  std::string type() const { return at("type").string(); }
+
+  const std::string& file() const { return *file_; }
+  const std::string& pointer() const { return pointer_; }
+
+ private:
+  const nlohmann::json* value_;
+  const std::string* file_;
+  std::string pointer_;
+};
+
+/// Reads and parses; DataError with line and column when it is not JSON.
+nlohmann::json parse_json_file(const std::string& path);
+
+}  // namespace megatron

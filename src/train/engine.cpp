@@ -1,0 +1,139 @@
+#include "train/engine.h"
+
+#include <algorithm>
+#include <cstring>
+#include <thread>
+
+#include "base/check.h"
+#include "base/error.h"
+#include "base/strings.h"
+#include "nn/language_model.h"
+#include "optim/update_program.h"
+#include "program/passes.h"
+
+namespace megatron {
+
+int cpu_threads(const RunConfig& run) {
+  if (run.cpu_threads > 0) return narrow<int>(run.cpu_threads);
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
+
+std::unique_ptr<Device> make_device(const RunConfig& run) {
+  if (run.device == "cuda") {
+    throw DeviceError("run.device: cuda is not available in this build; use run.device: cpu or auto");
+  }
+  return make_cpu_device();
+}
+
+namespace {
+
+/// Writes one number in the tensor's own type.
+void write_scalar(const Tensor& target, double value) {
+  if (target.dtype == DType::kI64) {
+    *target.as<int64_t>() = static_cast<int64_t>(value);
+    return;
+  }
+  dispatch_floating("write_scalar", target.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    *target.as<T>() = static_cast<T>(value);
+  });
+}
+
+double read_scalar(const Tensor& source) {
+  return dispatch_floating("read_scalar", source.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    return static_cast<double>(*source.as<T>());
+  });
+}
+
+template <typename T>
+void write_array(Executor& executor, const char* name, const std::vector<T>& values) {
+  if (!executor.has_input(name)) return;
+  const Tensor target = executor.input(name);
+  MEGATRON_CHECK(target.bytes() == static_cast<int64_t>(values.size() * sizeof(T)), std::string("size of input ") + name);
+  std::memcpy(target.data, values.data(), values.size() * sizeof(T));
+}
+
+}  // namespace
+
+TrainEngine::TrainEngine(const Config& config, TrainPrograms programs)
+    : config_(config),
+      device_(make_device(config.run)),
+      pool_(std::make_unique<ThreadPool>(cpu_threads(config.run))),
+      store_(std::make_unique<Store>(*device_)),
+      programs_(std::move(programs)),
+      arena_(std::make_shared<Buffer>(*device_, programs_.arena_bytes())) {
+  Executor::Options options;
+  options.pool = pool_.get();
+  const auto make = [&](const Plan& plan) { return std::make_unique<Executor>(plan, *store_, arena_, options); };
+  begin_ = make(programs_.begin);
+  train_ = make(programs_.train);
+  eval_ = make(programs_.eval);
+  update_ = make(programs_.update);
+}
+
+void TrainEngine::begin_step() { begin_->run(Phase::kForward); }
+
+void TrainEngine::write_batch(Executor& executor, const Batch& batch, double seed, int64_t step) {
+  write_array(executor, inputs::kTokens, batch.tokens);
+  write_array(executor, inputs::kLabels, batch.labels);
+  write_array(executor, inputs::kWeights, batch.loss_weights);
+  write_array(executor, inputs::kPositions, batch.position_ids);
+  write_array(executor, inputs::kStarts, batch.document_start);
+  write_array(executor, inputs::kSamples, batch.sample_ids);
+  if (executor.has_input(inputs::kTokenIndex)) {
+    const Tensor index = executor.input(inputs::kTokenIndex);
+    for (int64_t i = 0; i < index.numel(); ++i) index.as<int32_t>()[i] = static_cast<int32_t>(i / index.shape[1]);
+  }
+  write_scalar(executor.input(inputs::kSeed), seed);
+  if (executor.has_input(inputs::kStep)) write_scalar(executor.input(inputs::kStep), static_cast<double>(step));
+}
+
+void TrainEngine::accumulate(const Batch& batch, double seed, int64_t step) {
+  write_batch(*train_, batch, seed, step);
+  train_->run(Phase::kForward);
+  train_->run(Phase::kBackward);
+}
+
+void TrainEngine::evaluate(const Batch& batch) {
+  write_batch(*eval_, batch, 0.0, 0);
+  eval_->run(Phase::kForward);
+}
+
+double TrainEngine::loss_sum() const { return read_scalar(store_->find(kLossSum)); }
+
+UpdateResult TrainEngine::update(const UpdateInputs& in) {
+  write_scalar(update_->input(update_io::kWeightDecay), in.weight_decay);
+  write_scalar(update_->input(update_io::kInverseScale), 1.0 / in.loss_scale);
+  write_scalar(update_->input(update_io::kUpdateCount), static_cast<double>(in.update_count));
+  for (size_t g = 0; g < programs_.groups.size(); ++g) {
+    write_scalar(update_->input(update_io::learning_rate(programs_.groups[g])), in.learning_rates[g]);
+  }
+  update_->run(Phase::kForward);
+  return {read_scalar(update_->output(update_io::kNorm)), read_scalar(update_->output(update_io::kSkip)) != 0};
+}
+
+std::string TrainEngine::locate_non_finite(const Batch& batch, double seed, int64_t step) {
+  PackOptions apart;
+  apart.reuse = false;
+  Plan plan = pack(make_loss_program(config_, programs_.spec, ParallelContext(), true), apart);
+  auto arena = std::make_shared<Buffer>(*device_, plan.arena_bytes());
+  Executor::Options options;
+  options.pool = pool_.get();
+  Executor executor(std::move(plan), *store_, arena, options);
+  write_batch(executor, batch, seed, step);
+  const std::unique_ptr<NonFinite> found = find_non_finite(executor);
+  if (!found) return "";
+  std::string text = str_cat(found->bad, " in ", found->scope, ", phase ", found->phase, ", operation ", found->op, ", value ",
+                             found->value, ", element ", found->index);
+  if (found->sample_index >= 0) {
+    text += str_cat(", sample ", batch.sample_ids[static_cast<size_t>(found->sample_index)]);
+  } else {
+    std::vector<std::string> samples;
+    for (int64_t id : batch.sample_ids) samples.push_back(std::to_string(id));
+    text += ", samples " + join(samples, ", ");
+  }
+  return text;
+}
+
+}  // namespace megatron

@@ -1,0 +1,73 @@
+// One rank's device side of training: memory, executors, and the calls of a step.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/thread_pool.h"
+#include "config/config.h"
+#include "data/batch.h"
+#include "device/device.h"
+#include "program/executor.h"
+#include "train/programs.h"
+
+namespace megatron {
+
+/// What the host gives to one optimizer update.
+struct UpdateInputs {
+  std::vector<double> learning_rates;  ///< per parameter group
+  double weight_decay = 0;
+  double loss_scale = 1;
+  int64_t update_count = 1;  ///< of this update, from 1
+};
+
+struct UpdateResult {
+  double grad_norm = 0;  ///< before clipping, without the loss scale
+  bool skipped = false;  ///< not finite: nothing changed
+};
+
+class TrainEngine {
+ public:
+  /// Allocates everything that the plan says, and nothing later.
+  TrainEngine(const Config& config, TrainPrograms programs);
+
+  Store& store() { return *store_; }
+  ThreadPool& pool() { return *pool_; }
+  Device& device() { return *device_; }
+  const TrainPrograms& programs() const { return programs_; }
+  const Program& train_program() const { return train_->plan().program; }
+
+  /// Zeroes gradients and the sum of losses.
+  void begin_step();
+  /// Forward and backward of one micro-batch; `seed` = loss scale / divisor of the loss.
+  void accumulate(const Batch& batch, double seed, int64_t step);
+  UpdateResult update(const UpdateInputs& inputs);
+  /// Sum over tokens since begin_step() or begin_evaluation().
+  double loss_sum() const;
+
+  void begin_evaluation() { begin_step(); }
+  void evaluate(const Batch& batch);
+
+  /// Repeats a micro-batch without memory reuse and describes the first value that is not finite; "" when all are.
+  std::string locate_non_finite(const Batch& batch, double seed, int64_t step);
+
+ private:
+  void write_batch(Executor& executor, const Batch& batch, double seed, int64_t step);
+
+  const Config config_;
+  std::unique_ptr<Device> device_;
+  std::unique_ptr<ThreadPool> pool_;
+  std::unique_ptr<Store> store_;
+  TrainPrograms programs_;
+  std::shared_ptr<Buffer> arena_;
+  std::unique_ptr<Executor> begin_, train_, eval_, update_;
+};
+
+/// Threads that run.cpu_threads asks for.
+int cpu_threads(const RunConfig& run);
+
+/// The device that run.device names; DeviceError where this build or machine has none.
+std::unique_ptr<Device> make_device(const RunConfig& run);
+
+}  // namespace megatron

@@ -1,0 +1,120 @@
+#include "train/model_state.h"
+
+#include <cmath>
+
+#include "base/error.h"
+#include "base/philox.h"
+#include "base/strings.h"
+#include "optim/update_program.h"
+
+namespace megatron {
+namespace {
+
+double initial_value(const Init& init, uint64_t key, int64_t index, int64_t row) {
+  if (init.valid_rows >= 0 && row >= init.valid_rows) return 0.0;
+  switch (init.kind) {
+    case Init::Kind::kConstant: return init.value;
+    case Init::Kind::kNormal: return init.value * philox_normal(key, static_cast<uint64_t>(index));
+    case Init::Kind::kXavierUniform: {
+      const double bound = std::sqrt(6.0 / static_cast<double>(init.fan_in + init.fan_out));
+      return bound * (2.0 * philox_uniform(key, static_cast<uint64_t>(index)) - 1.0);
+    }
+  }
+  return 0.0;
+}
+
+/// Global row-major index of local element `local` of a box.
+int64_t global_index(const LocalBox& box, const Dims& shape, int64_t local) {
+  int64_t index = 0, stride = 1;
+  for (int d = shape.rank() - 1; d >= 0; --d) {
+    index += (box.origin[d] + local % box.extent[d]) * stride;
+    local /= box.extent[d];
+    stride *= shape[d];
+  }
+  return index;
+}
+
+void fill(const Tensor& target, const ParameterInfo& info, const ValueInfo& value, const LocalBox& box, uint64_t seed, ThreadPool& pool) {
+  const uint64_t key = philox_key(seed, hash_name(value.name));
+  const int64_t row_size = value.shape.rank() > 0 && value.shape[0] > 0 ? value.shape.numel() / value.shape[0] : 1;
+  dispatch_floating("initialize_parameters", target.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    T* data = target.as<T>();
+    pool.parallel_for(target.numel(), 1 << 14, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t index = global_index(box, value.shape, i);
+        data[i] = static_cast<T>(initial_value(info.init, key, index, index / row_size));
+      }
+    });
+  });
+}
+
+/// fp32 master from a 16-bit parameter.
+void copy_to_master(const Tensor& from, const Tensor& master) {
+  dispatch_floating("copy_to_master", from.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    const T* source = from.as<T>();
+    float* target = master.as<float>();
+    for (int64_t i = 0; i < from.numel(); ++i) target[i] = static_cast<float>(source[i]);
+  });
+}
+
+std::vector<int64_t> to_vector(const Dims& dims) { return {dims.begin(), dims.end()}; }
+
+struct StateTensor {
+  TensorRecord record;
+  Tensor tensor;
+};
+
+std::vector<StateTensor> state_tensors(const Program& program, const Store& store, bool optimizer) {
+  std::vector<StateTensor> all;
+  const auto add = [&](const std::string& name, StateKind kind) {
+    const Tensor tensor = store.find(name);
+    if (tensor) all.push_back({{name, kind, tensor.dtype, to_vector(tensor.shape)}, tensor});
+  };
+  for (const ParameterInfo& p : program.parameters) add(program.value(p.value).name, StateKind::kParameter);
+  if (!optimizer) return all;
+  for (const ParameterInfo& p : program.parameters) {
+    const std::string& name = program.value(p.value).name;
+    for (const std::string& state : {optimizer_state::master(name), optimizer_state::exp_avg(name),
+                                     optimizer_state::exp_avg_sq(name), optimizer_state::momentum(name)}) {
+      add(state, StateKind::kOptimizer);
+    }
+  }
+  return all;
+}
+
+}  // namespace
+
+void initialize_parameters(const Program& program, Store& store, uint64_t seed, ThreadPool& pool) {
+  for (const ParameterInfo& p : program.parameters) {
+    const ValueInfo& value = program.value(p.value);
+    const LocalBox box = local_box(value.shape, value.placement, program.mesh);
+    fill(store.find(value.name), p, value, box, seed, pool);
+    const Tensor master = store.find(optimizer_state::master(value.name));
+    if (master) fill(master, p, value, box, seed, pool);
+  }
+}
+
+std::vector<TensorSource> checkpoint_tensors(const Program& program, const Store& store, bool optimizer) {
+  std::vector<TensorSource> sources;
+  for (const StateTensor& s : state_tensors(program, store, optimizer)) {
+    sources.push_back(whole_tensor(
+        s.record, {static_cast<const std::byte*>(s.tensor.data), static_cast<size_t>(s.tensor.bytes())}));
+  }
+  return sources;
+}
+
+void load_tensors(const CheckpointReader& reader, const Program& program, Store& store, bool optimizer) {
+  for (const StateTensor& s : state_tensors(program, store, optimizer)) {
+    reader.read(s.record, {static_cast<std::byte*>(s.tensor.data), static_cast<size_t>(s.tensor.bytes())});
+  }
+  if (optimizer) return;
+  for (const ParameterInfo& p : program.parameters) {
+    const std::string& name = program.value(p.value).name;
+    const Tensor master = store.find(optimizer_state::master(name));
+    if (master) copy_to_master(store.find(name), master);
+  }
+}
+
+}  // namespace megatron

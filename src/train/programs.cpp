@@ -1,0 +1,202 @@
+#include "train/programs.h"
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "base/check.h"
+#include "base/error.h"
+#include "base/strings.h"
+#include "nn/language_model.h"
+#include "optim/update_program.h"
+#include "program/executor.h"
+#include "program/passes.h"
+
+namespace megatron {
+
+int64_t TrainPrograms::arena_bytes() const {
+  return std::max({begin.arena_bytes(), train.arena_bytes(), eval.arena_bytes(), update.arena_bytes()});
+}
+
+namespace {
+
+/// Layer number of "decoder.layers.7.mlp", or -1.
+int64_t layer_of(const std::string& scope) {
+  static const std::string kPrefix = "decoder.layers.";
+  if (!starts_with(scope, kPrefix)) return -1;
+  return std::stoll(scope.substr(kPrefix.size()));
+}
+
+bool in_module(const std::string& scope, const std::string& module) {
+  if (module == "core_attn") return ends_with(scope, ".core_attention");
+  if (module == "layernorm") return ends_with(scope, "layernorm");
+  if (module == "mlp") return ends_with(scope, ".mlp");
+  throw UsageError("training.recompute_modules: '" + module + "' is not a module of this model; use core_attn, layernorm or mlp");
+}
+
+/// Values of a layer that full recomputation drops: uniform keeps the input of every chunk of N layers, block recomputes the
+/// first N layers only, each from its input.
+bool dropped_by_full(const TrainingConfig& training, const Program& program, ValueId v) {
+  const int64_t layer = layer_of(program.op(program.value(v).producer).scope);
+  if (layer < 0) return false;
+  const bool output = program.value(v).name == str_cat("decoder.layers.", layer, ".", kLayerOutput);
+  const int64_t n = training.recompute_num_layers.value_or(1);
+  if (training.recompute_method == "block") return layer < n && !output;
+  return !output || (layer + 1) % n != 0;
+}
+
+void apply_recompute(const TrainingConfig& training, Program& program) {
+  if (training.recompute_granularity.empty()) return;
+  const bool full = training.recompute_granularity == "full";
+  recompute(program, [&](const Program& p, ValueId v) {
+    if (full) return dropped_by_full(training, p, v);
+    const Op& producer = p.op(p.value(v).producer);
+    return std::any_of(training.recompute_modules.begin(), training.recompute_modules.end(),
+                       [&](const std::string& module) { return in_module(producer.scope, module); });
+  });
+}
+
+/// Recomputation of whole layers or of norms starts from single values.
+bool keeps_stream_values(const TrainingConfig& training) {
+  if (training.recompute_granularity == "full") return true;
+  const auto& modules = training.recompute_modules;
+  return training.recompute_granularity == "selective" &&
+         std::find(modules.begin(), modules.end(), "layernorm") != modules.end();
+}
+
+std::vector<ParamGroup> groups_of(const Config& config, const Program& train) {
+  std::vector<std::string> names;
+  for (const ParameterInfo& p : train.parameters) names.push_back(train.value(p.value).name);
+  ParamGroupSettings settings;
+  settings.apply_wd_to_qk_layernorm = config.optimizer.apply_wd_to_qk_layernorm;
+  settings.decay_embeddings = !config.model.embedding_init_method_std.has_value();
+  return make_param_groups(names, resolve_schedule(config.optimizer, config.training), settings);
+}
+
+}  // namespace
+
+Program make_loss_program(const Config& config, const ModelSpec& spec, const ParallelContext& parallel, bool training) {
+  Program program;
+  program.name = training ? "train" : "eval";
+  program.mesh = parallel.mesh();
+  Trace t(program, training);
+  LossProgramOptions options;
+  options.micro_batch_size = config.training.micro_batch_size;
+  options.training = training;
+  options.attention_starts = config.data.reset_attention_mask;
+  trace_loss(t, spec, parallel, options);
+  if (training) {
+    differentiate(program);
+    apply_recompute(config.training, program);
+  }
+  remove_dead_ops(program);
+  return program;
+}
+
+TrainPrograms make_train_programs(const Config& config, int64_t vocab_size, const ParallelContext& parallel) {
+  TrainPrograms programs;
+  programs.spec = make_model_spec(config, vocab_size);
+  programs.spec.fuse_residual_norm = !keeps_stream_values(config.training);
+  Program train = make_loss_program(config, programs.spec, parallel, true);
+  programs.groups = groups_of(config, train);
+  programs.begin = pack(make_begin_program(train, {kLossSum}));
+  programs.update = pack(make_update_program(train, config.optimizer, programs.groups));
+  programs.eval = pack(make_loss_program(config, programs.spec, parallel, false));
+  programs.train = pack(std::move(train));
+  return programs;
+}
+
+namespace {
+
+/// Bytes alive between forward and backward: roots made in F and read in B.
+int64_t saved_bytes(const Plan& plan) {
+  std::set<ValueId> made, saved;
+  for (OpId id : plan.program.list(Phase::kForward)) {
+    for (ValueId v : plan.program.op(id).results) made.insert(plan.program.value(v).storage.root);
+  }
+  for (OpId id : plan.program.list(Phase::kBackward)) {
+    const Op& op = plan.program.op(id);
+    for (ValueId v : op.operands) {
+      if (v != kNone && made.count(plan.program.value(v).storage.root) > 0) saved.insert(plan.program.value(v).storage.root);
+    }
+  }
+  int64_t bytes = 0;
+  for (ValueId v : saved) {
+    if (plan.program.value(v).lifetime == Lifetime::kActivation) bytes += plan.slots[static_cast<size_t>(v)].bytes;
+  }
+  return bytes;
+}
+
+}  // namespace
+
+MemoryReport memory_report(const TrainPrograms& programs) {
+  MemoryReport report;
+  std::set<std::string> seen;
+  for (const Plan* plan : {&programs.begin, &programs.train, &programs.eval, &programs.update}) {
+    for (const auto& [name, id] : plan->program.by_name) {
+      const Lifetime lifetime = plan->program.value(id).lifetime;
+      if (lifetime == Lifetime::kInput || !seen.insert(name).second) continue;
+      const int64_t bytes = persistent_bytes(plan->program, id);
+      if (lifetime == Lifetime::kParameter) {
+        report.parameters += bytes;
+      } else if (starts_with(name, gradient_name(""))) {
+        report.gradients += bytes;
+      } else if (starts_with(name, optimizer_state::master(""))) {
+        report.master += bytes;
+      } else if (optimizer_state::is_optimizer_state(name)) {
+        report.optimizer += bytes;
+      } else {
+        report.other_state += bytes;
+      }
+    }
+  }
+  report.arena = programs.arena_bytes();
+  report.activations_saved = saved_bytes(programs.train);
+  return report;
+}
+
+namespace {
+
+std::string memory_line(const std::string& what, int64_t bytes, const std::string& note = "") {
+  std::string line = "  " + what;
+  line.resize(std::max<size_t>(line.size(), 26), ' ');
+  std::string amount = format_bytes(static_cast<double>(bytes));
+  if (amount.size() < 12) amount.insert(0, 12 - amount.size(), ' ');
+  return line + amount + (note.empty() ? "" : "   " + note) + "\n";
+}
+
+}  // namespace
+
+std::string describe_plan(const Config& config, const TrainPrograms& programs, const std::vector<std::string>& decisions) {
+  const ModelSpec& spec = programs.spec;
+  const MemoryReport memory = memory_report(programs);
+  const TrainingConfig& training = config.training;
+  const auto parameters = static_cast<double>(parameter_count(spec));
+  const int64_t tokens = training.global_batch_size * spec.seq_length;
+  const double flops = flops_per_token(spec);
+  std::string text;
+  text += str_cat("model        ", config.model.family, ", ", spec.layers.size(), " layers, hidden ", spec.hidden_size, ", ",
+                  format_count(parameters), " parameters (", static_cast<int64_t>(parameters), ")\n");
+  text += str_cat("vocabulary   ", spec.vocab_size, " ids, padded to ", spec.padded_vocab_size, " rows\n");
+  text += str_cat("step         ", training.global_batch_size, " x ", spec.seq_length, " = ", tokens, " tokens in ",
+                  div_exact(training.global_batch_size, training.micro_batch_size), " micro-batches of ",
+                  training.micro_batch_size, "\n");
+  text += str_cat("precision    ", name_of(spec.dtype), " parameters and activations, ", name_of(accumulation_dtype(spec.dtype)),
+                  " gradients and optimizer state\n");
+  text += str_cat("FLOPs        ", format_count(flops), " per token, ", format_count(flops * static_cast<double>(tokens)),
+                  " per step (forward and backward)\n");
+  text += "memory\n";
+  text += memory_line("parameters", memory.parameters);
+  text += memory_line("fp32 master copy", memory.master);
+  text += memory_line("gradients", memory.gradients);
+  text += memory_line("optimizer state", memory.optimizer);
+  text += memory_line("other state", memory.other_state);
+  text += memory_line("arena", memory.arena,
+                      "of which " + format_bytes(static_cast<double>(memory.activations_saved)) + " kept for the backward");
+  text += memory_line("total", memory.allocated(), str_cat(memory.allocated(), " bytes"));
+  text += "decisions\n";
+  for (const std::string& decision : decisions) text += "  " + decision + "\n";
+  return text;
+}
+
+}  // namespace megatron

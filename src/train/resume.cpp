@@ -1,0 +1,82 @@
+#include "train/resume.h"
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/strings.h"
+#include "checkpoint/reader.h"
+#include "config/load.h"
+#include "train/model_state.h"
+
+namespace megatron {
+namespace {
+
+struct Source {
+  CheckpointReader reader;
+  bool own = false;  ///< from checkpoint.save: this run goes on
+};
+
+std::optional<Source> find_checkpoint(const CheckpointConfig& config) {
+  const bool own_first = config.save != config.load && !config.ckpt_step;
+  if (own_first) {
+    if (auto reader = CheckpointReader::open_latest(config.save)) return Source{std::move(*reader), true};
+  }
+  if (config.load.empty()) return std::nullopt;
+  const bool own = config.load == config.save;
+  if (config.ckpt_step) return Source{CheckpointReader::open(config.load, *config.ckpt_step), own};
+  if (auto reader = CheckpointReader::open_latest(config.load)) return Source{std::move(*reader), own};
+  const std::string text = str_cat("checkpoint.load: ", config.load, " holds no checkpoint");
+  if (config.exit_on_missing_checkpoint) {
+    throw DataError(text + " and exit_on_missing_checkpoint is set; give a folder that holds iter_* folders");
+  }
+  log_info(text + "; starting from scratch");
+  return std::nullopt;
+}
+
+/// Prints the changed keys; throws when one of them may not change.
+void check_changes(const Config& saved, const Config& now, const std::string& folder) {
+  const std::vector<ConfigChange> changes = resume_diff(saved, now);
+  if (changes.empty()) return;
+  const std::string text = format_changes(changes);
+  for (const ConfigChange& change : changes) {
+    if (change.kind == ChangeKind::kRefused) {
+      throw UsageError(str_cat("cannot resume from ", folder, " with these settings:\n", text,
+                               "\nset the refused keys back, use another run.dir, or start from the weights alone with checkpoint.finetune: true"));
+    }
+  }
+  log_info("settings that changed since " + folder + ":\n" + text);
+}
+
+}  // namespace
+
+std::optional<Resumed> resume(const ResumeOptions& options, const Program& program, Store& store, const Schedule& configured) {
+  const Config& config = options.config;
+  const std::optional<Source> source = find_checkpoint(config.checkpoint);
+  if (!source) return std::nullopt;
+  const CheckpointReader& reader = source->reader;
+  const bool weights_only = options.finetune && !source->own;
+  const std::string& tokenizer = reader.manifest().tokenizer;
+  if (!tokenizer.empty() && tokenizer != options.tokenizer_fingerprint) {
+    throw DataError(str_cat(reader.folder(), "/manifest.json: the checkpoint was trained with another tokenizer (fingerprint ", tokenizer,
+                            ", the configured one has ", options.tokenizer_fingerprint, "); set data.tokenizer_model to the one it was trained with"));
+  }
+  const Config saved = load_config_text(reader.read_text("resolved.yaml"), reader.folder() + "/resolved.yaml").config;
+  if (!weights_only) check_changes(saved, config, reader.folder());
+  const bool optimizer = !weights_only && config.checkpoint.load_optim;
+  load_tensors(reader, program, store, optimizer);
+  Resumed resumed;
+  resumed.schedule = configured;
+  if (weights_only) {
+    log_info(str_cat("loaded the weights of ", reader.folder(), "; iteration, optimizer and data start anew"));
+    return resumed;
+  }
+  resumed.progress = read_progress(reader);
+  resumed.schedule = choose_schedule(resolve_schedule(saved.optimizer, saved.training), configured,
+                                     config.optimizer.override_opt_param_scheduler,
+                                     config.optimizer.use_checkpoint_opt_param_scheduler);
+  if (!optimizer) resumed.progress.updates = 0;
+  log_info(str_cat("resumed from ", reader.folder(), ": iteration ", resumed.progress.iteration, ", ", resumed.progress.consumed_samples,
+                   " samples consumed", optimizer ? "" : ", optimizer state not loaded"));
+  return resumed;
+}
+
+}  // namespace megatron

@@ -1,0 +1,30 @@
+// Starting from a checkpoint: which one, what changed since, and what may not change.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "config/config.h"
+#include "optim/lr_schedule.h"
+#include "program/executor.h"
+#include "train/progress.h"
+
+namespace megatron {
+
+struct ResumeOptions {
+  const Config& config;
+  bool finetune = false;  ///< weights only
+  std::string tokenizer_fingerprint;
+};
+
+struct Resumed {
+  Progress progress;
+  Schedule schedule;  ///< that the run goes on with
+};
+
+/// Looks for a checkpoint: in checkpoint.save first (the run's own, so that the same command goes on), then in checkpoint.load. Loads
+/// it into `store`, prints what changed in the configuration since, refuses (UsageError) what may not change. Nothing found: nullopt
+/// with a line that says so, or DataError with exit_on_missing_checkpoint.
+std::optional<Resumed> resume(const ResumeOptions& options, const Program& program, Store& store, const Schedule& configured);
+
+}  // namespace megatron

@@ -1,0 +1,302 @@
+#include "train/trainer.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <memory>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "base/strings.h"
+#include "checkpoint/store.h"
+#include "data/dataset.h"
+#include "train/data_setup.h"
+#include "train/engine.h"
+#include "train/evaluate.h"
+#include "train/exit_status.h"
+#include "train/metrics_file.h"
+#include "train/model_state.h"
+#include "train/progress.h"
+#include "train/resume.h"
+#include "train/run_folder.h"
+#include "train/signals.h"
+#include "train/status_line.h"
+#include "train/tensorboard.h"
+#include "train/version.h"
+
+namespace megatron {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+class Trainer {
+ public:
+  Trainer(const LoadedConfig& loaded, const TrainOptions& options, RunFolder& folder, ExitStatus& status)
+      : config_(loaded.config), options_(options), folder_(folder), status_(status), signals_(folder.exit_status_path(), abort_report()) {
+    decisions_ = loaded.decisions;
+  }
+
+  ExitCode run() {
+    set_up();
+    load();
+    return loop();
+  }
+
+ private:
+  static std::string abort_report() {
+    ExitStatus report;
+    report.code = ExitCode::kResumable;
+    report.reason = "stopped by a second SIGINT; the newest complete checkpoint is intact";
+    return to_json(report);
+  }
+
+  void set_up() {
+    data_ = open_data(config_);
+    for (const std::string& note : data_.splits.notes) decisions_.push_back(note);
+    schedule_ = resolve_schedule(config_.optimizer, config_.training);
+    scaler_ = make_loss_scaler(config_.precision);
+    progress_.scaler = initial_state(scaler_);
+    total_ = config_.training.train_iters ? *config_.training.train_iters
+                                          : *config_.training.train_samples / config_.training.global_batch_size;
+    TrainPrograms programs = make_train_programs(config_, data_.vocab_size, ParallelContext());
+    const std::string plan = describe_plan(config_, programs, decisions_);
+    folder_.describe(to_yaml(config_), plan, environment_report({{"megatron version", kVersion}}), options_.arguments);
+    log_info("plan of this run (also in " + folder_.path("plan.txt") + ")\n" + plan);
+    engine_ = std::make_unique<TrainEngine>(config_, std::move(programs));
+    initialize_parameters(engine_->train_program(), engine_->store(), static_cast<uint64_t>(config_.run.seed), engine_->pool());
+    open_sinks();
+    StoreOptions store;
+    store.most_recent_k = config_.checkpoint.most_recent_k.value_or(0);
+    store.save_retain_interval = config_.checkpoint.save_retain_interval.value_or(0);
+    store.program = kVersion;
+    checkpoints_ = std::make_unique<CheckpointStore>(config_.checkpoint.save, store);
+  }
+
+  void open_sinks() {
+    sinks_.push_back(std::make_unique<JsonLinesSink>(folder_.metrics_path()));
+    if (config_.logging.tensorboard) {
+      const TensorBoardFile file{config_.logging.tensorboard_dir,
+                                 std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count(),
+                                 host_name(), static_cast<int64_t>(getpid())};
+      sinks_.push_back(std::make_unique<TensorBoardSink>(file, config_.logging.tensorboard_log_interval));
+    }
+    StatusLineOptions line;
+    line.log_interval = config_.logging.log_interval;
+    line.total_iterations = total_;
+    line.terminal = stderr_is_terminal();
+    sinks_.push_back(std::make_unique<StatusLine>(stderr, line));
+  }
+
+  void load() {
+    status_.phase = "load";
+    ResumeOptions options{config_, options_.finetune || config_.checkpoint.finetune, data_.tokenizer_fingerprint};
+    const std::optional<Resumed> resumed = resume(options, engine_->train_program(), engine_->store(), schedule_);
+    if (!resumed) return;
+    schedule_ = resumed->schedule;
+    if (options.finetune) return;
+    progress_ = resumed->progress;
+    progress_.scaler = restored_state(scaler_, progress_.scaler);
+    saved_iteration_ = progress_.iteration;
+  }
+
+  ExitCode loop() {
+    loader_ = std::make_unique<BatchLoader>(
+        data_.splits.train, data_.batch_options, data_parallel_share(config_.training.micro_batch_size, 0, 1),
+        progress_.consumed_samples, static_cast<int>(std::max<int64_t>(1, config_.data.num_workers)) * static_cast<int>(micro_batches()));
+    if (progress_.iteration == 0 || config_.training.skip_train) report_evaluation_only(evaluations(0));
+    while (!config_.training.skip_train && progress_.iteration < total_) {
+      status_.phase = "train";
+      StepMetrics metrics = step();
+      status_.iteration = progress_.iteration;
+      if (evaluates_at(progress_.iteration)) metrics.evaluations = evaluations(progress_.iteration);
+      if (progress_.iteration == total_) add_final_evaluations(metrics);
+      for (const auto& sink : sinks_) sink->write(metrics);
+      const bool due = config_.checkpoint.save_interval && progress_.iteration % *config_.checkpoint.save_interval == 0;
+      if (due) save();
+      if (progress_.iteration == total_) break;
+      const StopRequest request =
+          stop_request({config_.run.exit_interval, config_.run.exit_duration_in_mins}, progress_.iteration, seconds_since(start_), signals_.received());
+      if (!request.stop()) continue;
+      save();
+      status_.reason = request.text();
+      log_info(str_cat("stopping after iteration ", progress_.iteration, ": ", request.text(), "; run the same command again to go on"));
+      return ExitCode::kResumable;
+    }
+    save();
+    return ExitCode::kDone;
+  }
+
+  int64_t micro_batches() const { return div_exact(config_.training.global_batch_size, config_.training.micro_batch_size); }
+
+  StepMetrics step() {
+    const Clock::time_point begin = Clock::now();
+    const double waited = loader_->wait_seconds();
+    const int64_t iteration = progress_.iteration + 1;
+    std::vector<Batch> batches;
+    double weights = 0;
+    for (int64_t i = 0; i < micro_batches(); ++i) {
+      batches.push_back(loader_->next());
+      weights += batches.back().loss_weight_sum;
+    }
+    const double wait = loader_->wait_seconds() - waited;
+    StepMetrics m;
+    m.iteration = iteration;
+    m.batch_size = config_.training.global_batch_size;
+    m.loss_scale = progress_.scaler.scale;
+    m.weight_decay = weight_decay(schedule_, progress_.schedule.num_steps);
+    m.learning_rate = learning_rate(schedule_, progress_.schedule.num_steps);
+    const auto& skip = config_.training.iterations_to_skip;
+    if (std::find(skip.begin(), skip.end(), iteration) != skip.end()) {
+      m.skipped = true;  // the data is consumed, nothing is computed
+    } else {
+      compute(batches, std::max(weights, 1.0), iteration, m);
+    }
+    progress_.iteration = iteration;
+    progress_.consumed_samples += m.batch_size;
+    progress_.consumed_tokens += m.batch_size * config_.model.seq_length;
+    if (m.skipped) ++progress_.skipped_iterations;
+    m.consumed_samples = progress_.consumed_samples;
+    m.consumed_tokens = progress_.consumed_tokens;
+    m.skipped_iterations = progress_.skipped_iterations;
+    m.peak_memory_bytes = engine_->device().peak_allocated_bytes();
+    m.step_seconds = seconds_since(begin);
+    m.data_wait_fraction = m.step_seconds > 0 ? wait / m.step_seconds : 0.0;
+    const int64_t tokens = m.batch_size * config_.model.seq_length;
+    set_rates(m, tokens, flops_per_token(engine_->programs().spec) * static_cast<double>(tokens), 1, std::nullopt);
+    return m;
+  }
+
+  /// Divisor of the loss of one micro-batch: the weighted tokens of the whole global batch, or with
+  /// calculate_per_token_loss: false the mean of the micro-batches' means.
+  double seed_of(const Batch& batch, double weights) const {
+    if (config_.training.calculate_per_token_loss) return progress_.scaler.scale / weights;
+    return progress_.scaler.scale / (std::max(batch.loss_weight_sum, 1.0) * static_cast<double>(micro_batches()));
+  }
+
+  void compute(const std::vector<Batch>& batches, double weights, int64_t iteration, StepMetrics& m) {
+    engine_->begin_step();
+    for (const Batch& batch : batches) engine_->accumulate(batch, seed_of(batch, weights), iteration);
+    m.lm_loss = engine_->loss_sum() / weights;
+    UpdateInputs in;
+    for (const ParamGroup& group : engine_->programs().groups) {
+      in.learning_rates.push_back(group_step(schedule_, group, progress_.schedule.num_steps).learning_rate);
+    }
+    in.weight_decay = m.weight_decay;
+    in.loss_scale = progress_.scaler.scale;
+    in.update_count = progress_.updates + 1;
+    const UpdateResult result = engine_->update(in);
+    m.grad_norm = result.grad_norm;
+    m.skipped = result.skipped;
+    progress_.scaler = next_state(scaler_, progress_.scaler, result.skipped);
+    if (!result.skipped) {
+      ++progress_.updates;
+      progress_.schedule.num_steps += m.batch_size;
+      return;
+    }
+    log_warn(str_cat("iteration ", iteration, ": the gradient norm is not finite; the step was skipped, weights are unchanged"));
+    if (scaler_.kind == LossScaling::kDynamic || !config_.run.replay_non_finite) return;
+    for (const Batch& batch : batches) {
+      engine_->begin_step();
+      const std::string place = engine_->locate_non_finite(batch, seed_of(batch, weights), iteration);
+      if (place.empty()) continue;
+      log_warn(str_cat("iteration ", iteration, ": the first value that is not finite: ", place));
+      return;
+    }
+    log_warn(str_cat("iteration ", iteration, ": every value of every micro-batch is finite; their sum overflows"));
+  }
+
+  bool evaluates_at(int64_t iteration) const {
+    const auto& t = config_.training;
+    return t.eval_interval && iteration % *t.eval_interval == 0 && iteration >= t.start_eval_at_iter.value_or(0) && iteration != total_;
+  }
+
+  double run_evaluation(const DatasetPtr& set, bool whole) {
+    const int64_t samples = whole ? set->samples_per_epoch() : config_.training.eval_iters * config_.training.global_batch_size;
+    return evaluate(*engine_, set, data_.batch_options, samples);
+  }
+
+  std::vector<Evaluation> evaluations(int64_t iteration) {
+    status_.phase = "evaluate";
+    const bool wanted = config_.training.eval_iters > 0 || config_.training.full_validation;
+    if (!wanted || !data_.splits.valid || (iteration == 0 && !config_.training.eval_interval)) return {};
+    return {Evaluation{"valid", "", {{"lm_loss", run_evaluation(data_.splits.valid, config_.training.full_validation)}}}};
+  }
+
+  void add_final_evaluations(StepMetrics& metrics) {
+    for (Evaluation& e : evaluations(progress_.iteration)) metrics.evaluations.push_back(std::move(e));
+    if (data_.splits.test && config_.training.eval_iters > 0) {
+      metrics.evaluations.push_back({"test", "", {{"lm_loss", run_evaluation(data_.splits.test, false)}}});
+    }
+  }
+
+  void report_evaluation_only(std::vector<Evaluation> found) {
+    if (found.empty()) return;
+    StepMetrics m;
+    m.iteration = progress_.iteration;
+    m.consumed_samples = progress_.consumed_samples;
+    m.consumed_tokens = progress_.consumed_tokens;
+    m.trained = false;
+    m.evaluations = std::move(found);
+    for (const auto& sink : sinks_) sink->write(m);
+  }
+
+  void save() {
+    if (saved_iteration_ == progress_.iteration) return;
+    status_.phase = "save";
+    CheckpointContent content;
+    content.iteration = progress_.iteration;
+    content.tokenizer = data_.tokenizer_fingerprint;
+    content.state = to_state(progress_);
+    content.tensors = checkpoint_tensors(engine_->train_program(), engine_->store(), config_.checkpoint.save_optim);
+    content.texts = data_.tokenizer_files;
+    content.texts["resolved.yaml"] = to_yaml(config_);
+    const SaveResult result = checkpoints_->save(content);
+    saved_iteration_ = progress_.iteration;
+    log_info(str_cat("saved ", result.folder, " (", format_bytes(static_cast<double>(result.bytes)), " in ",
+                     format_duration(result.seconds), ")"));
+  }
+
+  const Config& config_;
+  const TrainOptions& options_;
+  RunFolder& folder_;
+  ExitStatus& status_;
+  SignalGuard signals_;
+  Clock::time_point start_ = Clock::now();
+  std::vector<std::string> decisions_;
+  RunData data_;
+  Schedule schedule_;
+  LossScaler scaler_;
+  Progress progress_;
+  int64_t total_ = 0;
+  int64_t saved_iteration_ = -1;
+  std::unique_ptr<TrainEngine> engine_;
+  std::unique_ptr<CheckpointStore> checkpoints_;
+  std::unique_ptr<BatchLoader> loader_;
+  std::vector<std::unique_ptr<MetricsSink>> sinks_;
+};
+
+}  // namespace
+
+ExitCode run_training(const LoadedConfig& loaded, const TrainOptions& options) {
+  RunFolder folder(loaded.config.run.dir, 0);
+  ExitStatus status;
+  status.host = host_name();
+  status.phase = "setup";
+  try {
+    status.code = Trainer(loaded, options, folder, status).run();
+    if (status.code == ExitCode::kDone) status.reason = "all iterations are done";
+    write_exit_status(folder.exit_status_path(), status);
+    return status.code;
+  } catch (const std::exception& error) {
+    const ExitStatus failed = status_of(error);
+    status.code = failed.code;
+    status.reason = failed.reason;
+    write_exit_status(folder.exit_status_path(), status);
+    throw;
+  }
+}
+
+}  // namespace megatron

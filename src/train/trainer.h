@@ -1,0 +1,21 @@
+// The training run: set-up, the loop of steps, evaluation, checkpoints, and how it ends.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "config/load.h"
+
+namespace megatron {
+
+struct TrainOptions {
+  std::vector<std::string> arguments;  ///< the command line, for the run folder
+  bool finetune = false;               ///< weights from checkpoint.load, everything else from the start
+};
+
+/// Runs `loaded` to its end or to a stop; kDone or kResumable. Throws Error for everything else. Writes the run folder, including
+/// exit_status.json, in every case in which the folder could be made.
+ExitCode run_training(const LoadedConfig& loaded, const TrainOptions& options);
+
+}  // namespace megatron
