@@ -1,5 +1,5 @@
-// What the CPU kernels share: addressing rows of strided tensors, loops with a fixed cut, and sums in a fixed order, so that
-// results do not depend on the number of threads.
+// What the CPU kernels share: addressing rows of strided tensors, loops with a fixed cut, and sums in a fixed order, so
+// that results do not depend on the number of threads.
 #pragma once
 
 #include <cstdint>
@@ -64,7 +64,8 @@ template <typename T>
 class Rows {
  public:
   explicit Rows(const Tensor& t) : tensor_(t), data_(t ? t.as<T>() : nullptr), contiguous_(t && t.contiguous()) {
-    if (data_ && !contiguous_) MEGATRON_CHECK(t.shape.back() <= 1 || t.strides.back() == 1, "innermost stride must be 1");
+    if (data_ && !contiguous_)
+      MEGATRON_CHECK(t.shape.back() <= 1 || t.strides.back() == 1, "innermost stride must be 1");
   }
   explicit operator bool() const { return data_ != nullptr; }
   T* operator[](int64_t row) const {

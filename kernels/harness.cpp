@@ -18,11 +18,16 @@ namespace {
 
 double unit_roundoff(DType dtype) {
   switch (dtype) {
-    case DType::kF64: return std::ldexp(1.0, -53);
-    case DType::kF32: return std::ldexp(1.0, -24);
-    case DType::kBF16: return std::ldexp(1.0, -8);
-    case DType::kF16: return std::ldexp(1.0, -11);
-    default: fail_dtype("unit_roundoff", dtype);
+    case DType::kF64:
+      return std::ldexp(1.0, -53);
+    case DType::kF32:
+      return std::ldexp(1.0, -24);
+    case DType::kBF16:
+      return std::ldexp(1.0, -8);
+    case DType::kF16:
+      return std::ldexp(1.0, -11);
+    default:
+      fail_dtype("unit_roundoff", dtype);
   }
 }
 
@@ -43,14 +48,16 @@ std::string reference_name(const OpCase& c, const std::string& name) {
 
 /// The lowest number of a type stands for minus infinity in it (logarithm of an empty sum), whatever the type.
 double with_infinity(double value) {
-  return value <= static_cast<double>(std::numeric_limits<float>::lowest()) ? -std::numeric_limits<double>::infinity() : value;
+  return value <= static_cast<double>(std::numeric_limits<float>::lowest()) ? -std::numeric_limits<double>::infinity()
+                                                                            : value;
 }
 
 /// Adds the comparison of one tensor to `result`. `factor`: the reference is multiplied by it.
 void compare(const std::string& what, const Tensor& tested, const std::vector<double>& reference, double factor,
              double tolerance, CaseResult& result) {
   const std::vector<double> values = read_doubles(tested);
-  if (values.size() != reference.size()) return fail(result, str_cat(what, ": ", values.size(), " elements instead of ", reference.size()));
+  if (values.size() != reference.size())
+    return fail(result, str_cat(what, ": ", values.size(), " elements instead of ", reference.size()));
   double error = 0, power = 0, largest = -1;
   size_t place = 0;
   for (size_t i = 0; i < values.size(); ++i) {
@@ -70,8 +77,8 @@ void compare(const std::string& what, const Tensor& tested, const std::vector<do
   const double nmse = error == 0 ? 0 : error / power;
   if (!(nmse <= result.worst)) result.worst = nmse;
   if (nmse <= tolerance) return;
-  fail(result, str_cat(what, ": normalised mean squared error ", nmse, " exceeds ", tolerance, "; element ", place, " is ",
-                       values[place], " instead of ", factor * reference[place]));
+  fail(result, str_cat(what, ": normalised mean squared error ", nmse, " exceeds ", tolerance, "; element ", place,
+                       " is ", values[place], " instead of ", factor * reference[place]));
 }
 
 using Reference = std::map<std::string, std::vector<double>>;
@@ -199,7 +206,8 @@ CaseResult bitwise_case(const OpCase& c, DType dtype) {
           const std::vector<uint8_t> bytes = read_bytes(tensor);
           const auto [place, fresh] = first.try_emplace(name, bytes);
           if (!fresh && place->second != bytes) {
-            fail(result, str_cat(name, " has other bits with ", threads, " threads, ", reuse ? "with" : "without", " memory reuse"));
+            fail(result, str_cat(name, " has other bits with ", threads, " threads, ", reuse ? "with" : "without",
+                                 " memory reuse"));
           }
         }
       }
@@ -244,8 +252,8 @@ double measure_copy(ThreadPool& pool) {
   for (int i = 0; i < 5; ++i) {
     const auto begin = Clock::now();
     pool.parallel_for(kBytes / kBlock, 1, [&](int64_t first, int64_t last) {
-      std::memcpy(target.data() + static_cast<size_t>(first) * kBlock, source.data() + static_cast<size_t>(first) * kBlock,
-                  static_cast<size_t>(last - first) * kBlock);
+      std::memcpy(target.data() + static_cast<size_t>(first) * kBlock,
+                  source.data() + static_cast<size_t>(first) * kBlock, static_cast<size_t>(last - first) * kBlock);
     });
     best = std::min(best, std::chrono::duration<double>(Clock::now() - begin).count());
   }

@@ -18,10 +18,11 @@ struct OpCases {
 };
 
 /// Largest normalised mean squared error |result - reference|^2 / |reference|^2 for results of an operation computed in
-/// `dtype`: 2 u^2 + 2^14 v^2 with u the unit roundoff of the storage type (2^-53, 2^-24, 2^-8, 2^-11 for fp64, fp32, bf16,
-/// fp16) and v that of the accumulator. One rounding to storage makes a relative mean squared error of at most u^2 / 3, so
-/// the first term allows six independent ones (saved value, gradient, sum, ...); a sum of n terms in the accumulator makes
-/// about n v^2, so the second allows n = 16384. In figures: fp64 2.0e-28, fp32 5.8e-11, bf16 3.1e-5, fp16 4.8e-7.
+/// `dtype`: 2 u^2 + 2^14 v^2 with u the unit roundoff of the storage type (2^-53, 2^-24, 2^-8, 2^-11 for fp64, fp32,
+/// bf16, fp16) and v that of the accumulator. One rounding to storage makes a relative mean squared error of at most
+/// u^2 / 3, so the first term allows six independent ones (saved value, gradient, sum, ...); a sum of n terms in the
+/// accumulator makes about n v^2, so the second allows n = 16384. In figures: fp64 2.0e-28, fp32 5.8e-11, bf16 3.1e-5,
+/// fp16 4.8e-7.
 double tolerance_of(DType dtype);
 
 struct CaseResult {
@@ -30,13 +31,13 @@ struct CaseResult {
   double worst = 0;     ///< largest error seen: NMSE (test), relative to the largest gradient (grad)
 };
 
-/// Forward and backward in `dtype` against fp64 on the same rounded inputs: results, updated state, gradients. Twice: with
-/// memory reuse, gradients added to what is there, unread results not given; and without, each gradient overwriting.
-/// Memory is poisoned with NaN beforehand.
+/// Forward and backward in `dtype` against fp64 on the same rounded inputs: results, updated state, gradients. Twice:
+/// with memory reuse, gradients added to what is there, unread results not given; and without, each gradient
+/// overwriting. Memory is poisoned with NaN beforehand.
 CaseResult test_case(const OpCase& c, DType dtype);
 
-/// Gradients in fp64 against central differences of the fourth order; at most 48 elements of each operand, spread evenly.
-/// Tolerance 1e-6 of the operand's largest gradient.
+/// Gradients in fp64 against central differences of the fourth order; at most 48 elements of each operand, spread
+/// evenly. Tolerance 1e-6 of the operand's largest gradient.
 CaseResult gradient_case(const OpCase& c);
 
 /// All results, state and gradients have equal bits with 1, 2 and 3 threads, with and without memory reuse.

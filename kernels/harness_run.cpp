@@ -31,7 +31,8 @@ class PoisonedDevice final : public Device {
   std::byte* allocate(int64_t bytes) override {
     const auto size = static_cast<size_t>(round_up(std::max<int64_t>(bytes, 1), kAlignment));
     void* data = std::aligned_alloc(kAlignment, size);
-    if (data == nullptr) throw DeviceError("out of host memory for a case of " + format_bytes(static_cast<double>(bytes)));
+    if (data == nullptr)
+      throw DeviceError("out of host memory for a case of " + format_bytes(static_cast<double>(bytes)));
     std::memset(data, 0xff, size);
     return static_cast<std::byte*>(data);
   }
@@ -92,13 +93,17 @@ double draw(const CaseOperand& operand, uint64_t key, int64_t i) {
   using Fill = CaseOperand::Fill;
   const int64_t inner = operand.shape.rank() == 0 ? 1 : operand.shape.back();
   switch (operand.fill) {
-    case Fill::kConstant: return operand.shift;
-    case Fill::kIndices: return std::floor(philox_uniform(key, static_cast<uint64_t>(i)) * static_cast<double>(operand.limit));
-    case Fill::kRamp: return static_cast<double>(i / std::max<int64_t>(1, product(operand.shape, 1, operand.shape.rank())));
+    case Fill::kConstant:
+      return operand.shift;
+    case Fill::kIndices:
+      return std::floor(philox_uniform(key, static_cast<uint64_t>(i)) * static_cast<double>(operand.limit));
+    case Fill::kRamp:
+      return static_cast<double>(i / std::max<int64_t>(1, product(operand.shape, 1, operand.shape.rank())));
     case Fill::kZeroRows:
       if (i / inner % 3 == 2) return 0;
       [[fallthrough]];
-    default: return operand.shift + operand.scale * philox_normal(key, static_cast<uint64_t>(i));
+    default:
+      return operand.shift + operand.scale * philox_normal(key, static_cast<uint64_t>(i));
   }
 }
 
@@ -112,13 +117,19 @@ double draw_cotangent(uint64_t key, int64_t i) {
 DType dtype_of_operand(const CaseOperand& operand, DType compute) {
   using Type = CaseOperand::Type;
   switch (operand.type) {
-    case Type::kCompute: return compute;
+    case Type::kCompute:
+      return compute;
     case Type::kAccumulator:
-    case Type::kMaster: return accumulation_dtype(compute);
-    case Type::kInt32: return DType::kI32;
-    case Type::kInt64: return DType::kI64;
-    case Type::kFloat64: return DType::kF64;
-    case Type::kFloat32: return DType::kF32;
+    case Type::kMaster:
+      return accumulation_dtype(compute);
+    case Type::kInt32:
+      return DType::kI32;
+    case Type::kInt64:
+      return DType::kI64;
+    case Type::kFloat64:
+      return DType::kF64;
+    case Type::kFloat32:
+      return DType::kF32;
   }
   fail_check(__FILE__, __LINE__, "type", "unknown operand type");
 }
@@ -140,12 +151,15 @@ Contents make_contents(const OpCase& c, DType compute) {
     if (!is_present(operand, compute)) continue;
     const uint64_t key = philox_key(1234, hash_name(str_cat(c.name, "/", i)));
     const DType dtype = dtype_of_operand(operand, compute);
-    for (int64_t j = 0; j < operand.shape.numel(); ++j) contents.back().push_back(round_to(dtype, draw(operand, key, j)));
+    for (int64_t j = 0; j < operand.shape.numel(); ++j)
+      contents.back().push_back(round_to(dtype, draw(operand, key, j)));
   }
   return contents;
 }
 
-bool has_gradient(const OpCase& c) { return c.fused_loss || !c.differentiable_results.empty(); }
+bool has_gradient(const OpCase& c) {
+  return c.fused_loss || !c.differentiable_results.empty();
+}
 
 std::set<int> differentiable_operands(const OpCase& c) {
   std::set<int> chosen(c.differentiable_operands.begin(), c.differentiable_operands.end());
@@ -284,10 +298,17 @@ std::vector<double> read_doubles(const Tensor& t) {
     });
   };
   switch (t.dtype) {
-    case DType::kI64: append(static_cast<const int64_t*>(t.data)); break;
-    case DType::kI32: append(static_cast<const int32_t*>(t.data)); break;
-    case DType::kU8: append(static_cast<const uint8_t*>(t.data)); break;
-    default: dispatch_floating("read", t.dtype, [&](auto type) { append(t.as<decltype(type)>()); });
+    case DType::kI64:
+      append(static_cast<const int64_t*>(t.data));
+      break;
+    case DType::kI32:
+      append(static_cast<const int32_t*>(t.data));
+      break;
+    case DType::kU8:
+      append(static_cast<const uint8_t*>(t.data));
+      break;
+    default:
+      dispatch_floating("read", t.dtype, [&](auto type) { append(t.as<decltype(type)>()); });
   }
   return values;
 }
@@ -298,10 +319,14 @@ void write_doubles(const Tensor& t, const std::vector<double>& values) {
     for (size_t i = 0; i < values.size(); ++i) data[i] = static_cast<std::remove_pointer_t<decltype(data)>>(values[i]);
   };
   switch (t.dtype) {
-    case DType::kI64: return copy(static_cast<int64_t*>(t.data));
-    case DType::kI32: return copy(static_cast<int32_t*>(t.data));
-    case DType::kU8: return copy(static_cast<uint8_t*>(t.data));
-    default: dispatch_floating("write", t.dtype, [&](auto type) { copy(t.as<decltype(type)>()); });
+    case DType::kI64:
+      return copy(static_cast<int64_t*>(t.data));
+    case DType::kI32:
+      return copy(static_cast<int32_t*>(t.data));
+    case DType::kU8:
+      return copy(static_cast<uint8_t*>(t.data));
+    default:
+      dispatch_floating("write", t.dtype, [&](auto type) { copy(t.as<decltype(type)>()); });
   }
 }
 

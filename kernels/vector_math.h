@@ -31,7 +31,9 @@ inline float vector_exp(float x) {
   return x < -87.33654f ? 0.0f : (x != x ? x : result);
 }
 
-inline double vector_exp(double x) { return std::exp(x); }
+inline double vector_exp(double x) {
+  return std::exp(x);
+}
 
 /// Both parts of the logistic function s = 1 / (1 + e^-z): s itself and s (1 - s), without cancellation.
 template <typename A>

@@ -103,22 +103,32 @@ class GatedActivation final : public OpKind {
 
 std::string_view name_of(ActivationKind kind) {
   switch (kind) {
-    case ActivationKind::kGeluTanh: return "gelu_tanh";
-    case ActivationKind::kGeluErf: return "gelu_erf";
-    case ActivationKind::kSilu: return "silu";
-    case ActivationKind::kSquaredRelu: return "squared_relu";
-    case ActivationKind::kRelu: return "relu";
-    case ActivationKind::kQuickGelu: return "quick_gelu";
+    case ActivationKind::kGeluTanh:
+      return "gelu_tanh";
+    case ActivationKind::kGeluErf:
+      return "gelu_erf";
+    case ActivationKind::kSilu:
+      return "silu";
+    case ActivationKind::kSquaredRelu:
+      return "squared_relu";
+    case ActivationKind::kRelu:
+      return "relu";
+    case ActivationKind::kQuickGelu:
+      return "quick_gelu";
   }
   return "?";
 }
 
-std::shared_ptr<const OpKind> activation_kind(ActivationKind kind) { return std::make_shared<Activation>(kind); }
+std::shared_ptr<const OpKind> activation_kind(ActivationKind kind) {
+  return std::make_shared<Activation>(kind);
+}
 std::shared_ptr<const OpKind> gated_activation_kind(ActivationKind kind) {
   return std::make_shared<GatedActivation>(kind);
 }
 
-Value activation(Trace& trace, Value x, ActivationKind kind) { return trace.emit1(activation_kind(kind), {x}); }
+Value activation(Trace& trace, Value x, ActivationKind kind) {
+  return trace.emit1(activation_kind(kind), {x});
+}
 Value gated_activation(Trace& trace, Value x, ActivationKind kind) {
   return trace.emit1(gated_activation_kind(kind), {x});
 }

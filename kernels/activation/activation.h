@@ -17,16 +17,17 @@ enum class ActivationKind : uint8_t {
   kRelu,         ///< max(x, 0)
   kQuickGelu,    ///< x s(1.702 x)
 };
-constexpr ActivationKind kAllActivations[] = {ActivationKind::kGeluTanh,    ActivationKind::kGeluErf, ActivationKind::kSilu,
-                                              ActivationKind::kSquaredRelu, ActivationKind::kRelu,    ActivationKind::kQuickGelu};
+constexpr ActivationKind kAllActivations[] = {ActivationKind::kGeluTanh, ActivationKind::kGeluErf,
+                                              ActivationKind::kSilu,     ActivationKind::kSquaredRelu,
+                                              ActivationKind::kRelu,     ActivationKind::kQuickGelu};
 /// "gelu_tanh", "gelu_erf", "silu", "squared_relu", "relu", "quick_gelu".
 std::string_view name_of(ActivationKind kind);
 
 /// y = act(x), any shape.
 Value activation(Trace& trace, Value x, ActivationKind kind);
 
-/// x [..., 2, f] -> y [..., f]: y = act(x[..., 0, :]) * x[..., 1, :] (Shazeer, arXiv:2002.05202). SwiGLU is silu, GEGLU either
-/// gelu, ReGLU relu.
+/// x [..., 2, f] -> y [..., f]: y = act(x[..., 0, :]) * x[..., 1, :] (Shazeer, arXiv:2002.05202). SwiGLU is silu, GEGLU
+/// either gelu, ReGLU relu.
 Value gated_activation(Trace& trace, Value x, ActivationKind kind);
 
 /// Operand x; result y.

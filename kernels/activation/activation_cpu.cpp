@@ -66,12 +66,18 @@ struct SquaredRelu {
 template <typename A, typename Body>
 void dispatch_activation(ActivationKind kind, Body&& body) {
   switch (kind) {
-    case ActivationKind::kGeluTanh: return body(GeluTanh<A>{});
-    case ActivationKind::kGeluErf: return body(GeluErf<A>{});
-    case ActivationKind::kSilu: return body(Silu<A>{});
-    case ActivationKind::kSquaredRelu: return body(SquaredRelu<A>{});
-    case ActivationKind::kRelu: return body(Relu<A>{});
-    case ActivationKind::kQuickGelu: return body(QuickGelu<A>{});
+    case ActivationKind::kGeluTanh:
+      return body(GeluTanh<A>{});
+    case ActivationKind::kGeluErf:
+      return body(GeluErf<A>{});
+    case ActivationKind::kSilu:
+      return body(Silu<A>{});
+    case ActivationKind::kSquaredRelu:
+      return body(SquaredRelu<A>{});
+    case ActivationKind::kRelu:
+      return body(Relu<A>{});
+    case ActivationKind::kQuickGelu:
+      return body(QuickGelu<A>{});
   }
 }
 

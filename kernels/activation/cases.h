@@ -25,7 +25,8 @@ inline std::vector<OpCase> activation_cases() {
     cases.push_back(activation_case(kind, false, {1, 1, 1}, 1.0));
     cases.push_back(activation_case(kind, false, {1024, 2, 1024}, 1.0));
     cases.back().speed = true;
-    if (kind == ActivationKind::kRelu || kind == ActivationKind::kSquaredRelu) continue;  // no derivative at 0 to compare
+    if (kind == ActivationKind::kRelu || kind == ActivationKind::kSquaredRelu)
+      continue;  // no derivative at 0 to compare
     cases.push_back(activation_case(kind, false, {6, 2, 9}, 1.0));
     cases.back().name += " zero rows";
     cases.back().operands[0].fill = CaseOperand::Fill::kZeroRows;

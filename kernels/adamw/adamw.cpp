@@ -48,13 +48,15 @@ class AdamW final : public OpKind {
  private:
   static void check(const Operands& operands) {
     const DType param = operands[0]->dtype, state = accumulation_dtype(param);
-    MEGATRON_CHECK((operands[1] != nullptr) == (size_of(param) < 4), "adamw: 16-bit parameters, and only they, have a master copy");
+    MEGATRON_CHECK((operands[1] != nullptr) == (size_of(param) < 4),
+                   "adamw: 16-bit parameters, and only they, have a master copy");
     for (size_t i = 1; i < 5; ++i) {
       MEGATRON_CHECK(!operands[i] || operands[i]->dtype == state,
                      str_cat("adamw: operand ", i, " must be ", name_of(state), ", got ", name_of(operands[i]->dtype)));
     }
     for (size_t i = 5; i < 10; ++i) {
-      MEGATRON_CHECK(operands[i] && operands[i]->dtype == DType::kF64, str_cat("adamw: operand ", i, " must be an fp64 scalar"));
+      MEGATRON_CHECK(operands[i] && operands[i]->dtype == DType::kF64,
+                     str_cat("adamw: operand ", i, " must be an fp64 scalar"));
     }
   }
   AdamWOptions options_;
@@ -62,10 +64,13 @@ class AdamW final : public OpKind {
 
 }  // namespace
 
-std::shared_ptr<const OpKind> adamw_kind(const AdamWOptions& options) { return std::make_shared<AdamW>(options); }
+std::shared_ptr<const OpKind> adamw_kind(const AdamWOptions& options) {
+  return std::make_shared<AdamW>(options);
+}
 
 void adamw(Trace& trace, const AdamWOperands& o, const AdamWOptions& options) {
-  trace.emit(adamw_kind(options), {o.param, o.master, o.m, o.v, o.grad, o.lr, o.weight_decay, o.coefficient, o.skip, o.t});
+  trace.emit(adamw_kind(options),
+             {o.param, o.master, o.m, o.v, o.grad, o.lr, o.weight_decay, o.coefficient, o.skip, o.t});
 }
 
 }  // namespace megatron

@@ -27,8 +27,8 @@ struct AdamWOptions {
 };
 
 /// g = coefficient grad; m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;
-/// p -= lr ((m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + epsilon) + wd p), in the type of the moments; p is the master copy where
-/// there is one, and the parameter its rounding. No results.
+/// p -= lr ((m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + epsilon) + wd p), in the type of the moments; p is the master
+/// copy where there is one, and the parameter its rounding. No results.
 void adamw(Trace& trace, const AdamWOperands& operands, const AdamWOptions& options);
 
 /// Operands in the order of AdamWOperands; updates the first four.

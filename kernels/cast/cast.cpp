@@ -37,13 +37,19 @@ class FillZero final : public OpKind {
 
 }  // namespace
 
-std::shared_ptr<const OpKind> cast_kind(DType to) { return std::make_shared<Cast>(to); }
-std::shared_ptr<const OpKind> fill_zero_kind() { return std::make_shared<FillZero>(); }
+std::shared_ptr<const OpKind> cast_kind(DType to) {
+  return std::make_shared<Cast>(to);
+}
+std::shared_ptr<const OpKind> fill_zero_kind() {
+  return std::make_shared<FillZero>();
+}
 
 Value cast(Trace& trace, Value x, DType to) {
   return trace.dtype(x) == to ? x : trace.emit1(cast_kind(to), {x});
 }
 
-void zero(Trace& trace, Value state) { trace.emit(fill_zero_kind(), {state}); }
+void zero(Trace& trace, Value state) {
+  trace.emit(fill_zero_kind(), {state});
+}
 
 }  // namespace megatron

@@ -11,13 +11,14 @@ namespace megatron {
 inline std::vector<CaseOperand> random_operands(int64_t s, int64_t b, bool absent = false) {
   using Fill = CaseOperand::Fill;
   using Type = CaseOperand::Type;
-  return {{.name = "step", .shape = {}, .type = Type::kInt64, .fill = absent ? Fill::kAbsent : Fill::kConstant, .shift = 3},
-          {.name = "sample",
-           .shape = {b},
-           .type = Type::kInt64,
-           .fill = absent ? Fill::kAbsent : Fill::kIndices,
-           .limit = 1000000},
-          {.name = "position", .shape = {s, b}, .type = Type::kInt32, .fill = absent ? Fill::kAbsent : Fill::kRamp}};
+  return {
+      {.name = "step", .shape = {}, .type = Type::kInt64, .fill = absent ? Fill::kAbsent : Fill::kConstant, .shift = 3},
+      {.name = "sample",
+       .shape = {b},
+       .type = Type::kInt64,
+       .fill = absent ? Fill::kAbsent : Fill::kIndices,
+       .limit = 1000000},
+      {.name = "position", .shape = {s, b}, .type = Type::kInt32, .fill = absent ? Fill::kAbsent : Fill::kRamp}};
 }
 
 inline OpCase dropout_add_case(const std::string& name, const Dims& x, bool bias, double p) {

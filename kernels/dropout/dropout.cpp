@@ -104,7 +104,9 @@ class DropoutAdd final : public OpKind {
   DropoutOptions options_;
 };
 
-DropoutOptions options_of(const DropoutKey& key) { return {key.p, key.seed, key.name}; }
+DropoutOptions options_of(const DropoutKey& key) {
+  return {key.p, key.seed, key.name};
+}
 
 }  // namespace
 

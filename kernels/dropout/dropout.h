@@ -1,4 +1,5 @@
-// Dropout (Srivastava et al., JMLR 2014) whose mask is a function of global indices, alone and fused with bias and residual.
+// Dropout (Srivastava et al., JMLR 2014) whose mask is a function of global indices, alone and fused with bias and
+// residual.
 #pragma once
 
 #include <memory>

@@ -49,7 +49,8 @@ void run(const DropoutArgs& args, ThreadPool* pool) {
 
 void dropout_cpu(const DropoutArgs& args, ThreadPool* pool) {
   dispatch_floating("dropout", args.x.dtype, [&](auto in_type) {
-    dispatch_floating("dropout", args.y.dtype, [&](auto out_type) { run<decltype(in_type), decltype(out_type)>(args, pool); });
+    dispatch_floating("dropout", args.y.dtype,
+                      [&](auto out_type) { run<decltype(in_type), decltype(out_type)>(args, pool); });
   });
 }
 

@@ -51,7 +51,9 @@ class Embedding final : public OpKind {
 
 }  // namespace
 
-std::shared_ptr<const OpKind> embedding_kind(std::optional<DType> out) { return std::make_shared<Embedding>(out); }
+std::shared_ptr<const OpKind> embedding_kind(std::optional<DType> out) {
+  return std::make_shared<Embedding>(out);
+}
 
 Value embedding(Trace& trace, Value weight, Value ids, std::optional<DType> out) {
   return trace.emit1(embedding_kind(out), {weight, ids});

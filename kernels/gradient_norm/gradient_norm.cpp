@@ -57,8 +57,8 @@ class SumOfSquares final : public OpKind {
       throw PlacementError{str_cat("gradient ", i, " is partial over ", name), "all_reduce or reduce_scatter it first"};
     }
     if (placement.sharded() != sharded) {
-      throw PlacementError{str_cat("gradient ", i, " is ", placement.sharded() ? "sharded" : "replicated", " over ", name,
-                                   " but gradient 0 is ", sharded ? "sharded" : "replicated"),
+      throw PlacementError{str_cat("gradient ", i, " is ", placement.sharded() ? "sharded" : "replicated", " over ",
+                                   name, " but gradient 0 is ", sharded ? "sharded" : "replicated"),
                            "make one sum per set of sharded axes"};
     }
   }
@@ -73,7 +73,11 @@ class Clip final : public OpKind {
     for (const ValueInfo* operand : operands) {
       MEGATRON_CHECK(operand->dtype == DType::kF64, "clip: operands must be fp64 scalars");
     }
-    return {std::vector<std::string>(operands.size()), {{"", DType::kF64}, {"", DType::kF64}, {"", DType::kF64}}, "", {}, {}};
+    return {std::vector<std::string>(operands.size()),
+            {{"", DType::kF64}, {"", DType::kF64}, {"", DType::kF64}},
+            "",
+            {},
+            {}};
   }
   void run_cpu(const RunContext& context) const override {
     const double inverse_scale = *context.in(0).as<double>();
@@ -93,8 +97,12 @@ class Clip final : public OpKind {
 
 }  // namespace
 
-std::shared_ptr<const OpKind> sum_of_squares_kind() { return std::make_shared<SumOfSquares>(); }
-std::shared_ptr<const OpKind> clip_kind(double clip) { return std::make_shared<Clip>(clip); }
+std::shared_ptr<const OpKind> sum_of_squares_kind() {
+  return std::make_shared<SumOfSquares>();
+}
+std::shared_ptr<const OpKind> clip_kind(double clip) {
+  return std::make_shared<Clip>(clip);
+}
 
 Value sum_of_squares(Trace& trace, const std::vector<Value>& gradients) {
   return trace.emit1(sum_of_squares_kind(), gradients);

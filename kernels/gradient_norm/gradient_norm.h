@@ -9,10 +9,10 @@
 
 namespace megatron {
 
-/// Sum of the squares of all elements of all gradients, an fp64 scalar, summed in fp64 in a fixed order. All gradients must
-/// be sharded over the same mesh axes (on any dimension) and none may be partial: the result is partial over those axes,
-/// so the caller makes one call per set of axes, reduces each, and gives all of them to clip_gradients(). Tensors that
-/// are stored twice (tied weights of two stages) must be given once. At least one operand.
+/// Sum of the squares of all elements of all gradients, an fp64 scalar, summed in fp64 in a fixed order. All gradients
+/// must be sharded over the same mesh axes (on any dimension) and none may be partial: the result is partial over those
+/// axes, so the caller makes one call per set of axes, reduces each, and gives all of them to clip_gradients(). Tensors
+/// that are stored twice (tied weights of two stages) must be given once. At least one operand.
 Value sum_of_squares(Trace& trace, const std::vector<Value>& gradients);
 
 struct ClipResult {
@@ -22,8 +22,8 @@ struct ClipResult {
 };
 
 /// With inverse_scale (fp64 scalar: 1 / loss scale): norm as above, and
-/// coefficient = inverse_scale * min(1, clip / (norm + 1e-6)); clip 0 is off. When the norm is not finite, coefficient is 0
-/// and skip 1.
+/// coefficient = inverse_scale * min(1, clip / (norm + 1e-6)); clip 0 is off. When the norm is not finite, coefficient
+/// is 0 and skip 1.
 ClipResult clip_gradients(Trace& trace, const std::vector<Value>& sums_of_squares, Value inverse_scale, double clip);
 
 /// Any number of operands.

@@ -38,8 +38,8 @@ class LayerNormBackward final : public OpKind {
     return device == DeviceKind::kCpu ? norm_gradient_workspace_cpu(shapes.in(1), 2) : 0;
   }
   void run_cpu(const RunContext& c) const override {
-    layernorm_backward_cpu({c.in(0), c.in(1), c.in(2), c.in(3), c.in(4), c.in(5), c.out(0), c.out(1), c.out(2), c.adds(0),
-                            c.adds(1), c.adds(2), options_},
+    layernorm_backward_cpu({c.in(0), c.in(1), c.in(2), c.in(3), c.in(4), c.in(5), c.out(0), c.out(1), c.out(2),
+                            c.adds(0), c.adds(1), c.adds(2), options_},
                            c.workspace, c.pool);
   }
 
@@ -98,7 +98,9 @@ class LayerNorm final : public OpKind {
 
 }  // namespace
 
-std::shared_ptr<const OpKind> layernorm_kind(const NormOptions& options) { return std::make_shared<LayerNorm>(options); }
+std::shared_ptr<const OpKind> layernorm_kind(const NormOptions& options) {
+  return std::make_shared<LayerNorm>(options);
+}
 
 NormResult layernorm(Trace& trace, Value x, Value gamma, Value beta, const NormOptions& options, Value residual) {
   const std::vector<Value> results = trace.emit(layernorm_kind(options), {x, gamma, beta, residual});

@@ -9,9 +9,9 @@
 
 namespace megatron {
 
-/// sum = x + residual (x when absent), y = (sum - mean) / sqrt(variance + epsilon) * gamma_eff + beta over the innermost
-/// dimension, with the biased variance. x, residual [..., c] of one dtype; gamma, beta [c]; y has gamma's dtype. The
-/// statistics are taken of the rounded sum, in two passes, in fp32 (fp64). x may be a strided view.
+/// sum = x + residual (x when absent), y = (sum - mean) / sqrt(variance + epsilon) * gamma_eff + beta over the
+/// innermost dimension, with the biased variance. x, residual [..., c] of one dtype; gamma, beta [c]; y has gamma's
+/// dtype. The statistics are taken of the rounded sum, in two passes, in fp32 (fp64). x may be a strided view.
 NormResult layernorm(Trace& trace, Value x, Value gamma, Value beta, const NormOptions& options, Value residual = {});
 
 /// Operands x, gamma, beta, residual (may be absent); results y, sum, rstd [...], mean [...].

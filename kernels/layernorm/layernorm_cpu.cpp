@@ -17,7 +17,8 @@ struct Moments {
 template <typename TY, typename A, typename Source>
 Moments<A> normalise_row(int64_t n, double epsilon, A offset, const TY* gamma, const TY* beta, TY* y, Source&& value) {
   const A mean = lane_sum<A>(n, value) / static_cast<A>(n);
-  const A variance = lane_sum<A>(n, [&](int64_t i) { return (value(i) - mean) * (value(i) - mean); }) / static_cast<A>(n);
+  const A variance =
+      lane_sum<A>(n, [&](int64_t i) { return (value(i) - mean) * (value(i) - mean); }) / static_cast<A>(n);
   const A rstd = A(1) / std::sqrt(variance + static_cast<A>(epsilon));
   if (y) {
     for (int64_t i = 0; i < n; ++i) {
@@ -47,9 +48,11 @@ void forward(const LayerNormArgs& args, ThreadPool* pool) {
       }
       const double epsilon = args.options.epsilon;
       const Moments<A> moments =
-          rr ? normalise_row<TY, A>(n, epsilon, offset, gamma, beta, y[row],
-                                    [&](int64_t i) { return static_cast<A>(TX(static_cast<A>(xr[i]) + static_cast<A>(rr[i]))); })
-             : normalise_row<TY, A>(n, epsilon, offset, gamma, beta, y[row], [&](int64_t i) { return static_cast<A>(xr[i]); });
+          rr ? normalise_row<TY, A>(
+                   n, epsilon, offset, gamma, beta, y[row],
+                   [&](int64_t i) { return static_cast<A>(TX(static_cast<A>(xr[i]) + static_cast<A>(rr[i]))); })
+             : normalise_row<TY, A>(n, epsilon, offset, gamma, beta, y[row],
+                                    [&](int64_t i) { return static_cast<A>(xr[i]); });
       if (rstd) rstd[row] = moments.rstd;
       if (mean) mean[row] = moments.mean;
     }

@@ -88,17 +88,21 @@ void verify_product(const char* name, bool ta, bool tb, int64_t m, int64_t n, in
   for (size_t i = 0; i < c.size(); ++i) {
     if (std::abs(double(c[i]) - double(expected[i])) <= tolerance * std::sqrt(static_cast<double>(k) + 1)) continue;
     throw DeviceError(std::string("the BLAS library gives a wrong ") + name + " product (" + (ta ? "T" : "N") +
-                      (tb ? "T" : "N") + ", m=" + std::to_string(m) + ", n=" + std::to_string(n) + ", k=" +
-                      std::to_string(k) + "): element " + std::to_string(i) + " is " + std::to_string(double(c[i])) +
-                      " instead of " + std::to_string(double(expected[i])) +
+                      (tb ? "T" : "N") + ", m=" + std::to_string(m) + ", n=" + std::to_string(n) +
+                      ", k=" + std::to_string(k) + "): element " + std::to_string(i) + " is " +
+                      std::to_string(double(c[i])) + " instead of " + std::to_string(double(expected[i])) +
                       ". Install another one (Debian: libopenblas0-pthread) and choose it with update-alternatives.");
   }
 }
 
 }  // namespace
 
-void gemm(const GemmArgs<float>& args, ThreadPool* pool) { gemm_tiles(args, pool); }
-void gemm(const GemmArgs<double>& args, ThreadPool* pool) { gemm_tiles(args, pool); }
+void gemm(const GemmArgs<float>& args, ThreadPool* pool) {
+  gemm_tiles(args, pool);
+}
+void gemm(const GemmArgs<double>& args, ThreadPool* pool) {
+  gemm_tiles(args, pool);
+}
 
 void verify_blas() {
   ThreadPool pool(2);

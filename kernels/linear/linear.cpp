@@ -29,7 +29,8 @@ int lead_rank(const char* kind, const ValueInfo& operand, int inner) {
 }
 
 Cost product_cost(const RunContext& shapes, int64_t rows, int64_t in, int64_t out) {
-  return {2.0 * static_cast<double>(rows) * static_cast<double>(in) * static_cast<double>(out), touched_bytes(shapes), 0};
+  return {2.0 * static_cast<double>(rows) * static_cast<double>(in) * static_cast<double>(out), touched_bytes(shapes),
+          0};
 }
 
 class BiasGradient final : public OpKind {
@@ -213,13 +214,19 @@ class Linear final : public OpKind {
 
 }  // namespace
 
-std::shared_ptr<const OpKind> linear_kind(const LinearOptions& options) { return std::make_shared<Linear>(options); }
-std::shared_ptr<const OpKind> bias_gradient_kind(int out_dims) { return std::make_shared<BiasGradient>(out_dims); }
+std::shared_ptr<const OpKind> linear_kind(const LinearOptions& options) {
+  return std::make_shared<Linear>(options);
+}
+std::shared_ptr<const OpKind> bias_gradient_kind(int out_dims) {
+  return std::make_shared<BiasGradient>(out_dims);
+}
 
 Value linear(Trace& trace, Value x, Value w, Value bias, const LinearOptions& options) {
   return trace.emit1(linear_kind(options), {x, w, bias});
 }
 
-Value bias_gradient(Trace& trace, Value dy, int out_dims) { return trace.emit1(bias_gradient_kind(out_dims), {dy}); }
+Value bias_gradient(Trace& trace, Value dy, int out_dims) {
+  return trace.emit1(bias_gradient_kind(out_dims), {dy});
+}
 
 }  // namespace megatron

@@ -1,5 +1,5 @@
-// Linear layers: y = x W^T + b, over any number of contracted and of output dimensions, with separate operations for the
-// gradients of data, weight and bias.
+// Linear layers: y = x W^T + b, over any number of contracted and of output dimensions, with separate operations for
+// the gradients of data, weight and bias.
 #pragma once
 
 #include <memory>
@@ -22,7 +22,8 @@ struct LinearOptions {
 /// would be added once a rank): use dropout_add's bias after the reduction instead.
 Value linear(Trace& trace, Value x, Value w, Value bias = {}, const LinearOptions& options = {});
 
-/// Sum of dy[lead..., n...] over the leading dimensions, in fp32 (fp64): the gradient of a bias of `out_dims` dimensions.
+/// Sum of dy[lead..., n...] over the leading dimensions, in fp32 (fp64): the gradient of a bias of `out_dims`
+/// dimensions.
 Value bias_gradient(Trace& trace, Value dy, int out_dims);
 
 /// Operands x, w, bias (may be absent); result y.

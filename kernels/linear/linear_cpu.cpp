@@ -1,5 +1,5 @@
-// CPU kernels of the linear layers. fp64 and fp32 go straight to the BLAS; 16-bit types go through fp32 copies: the weight
-// as a whole, the rows in panels of fixed height, so that the workspace does not grow with the number of tokens.
+// CPU kernels of the linear layers. fp64 and fp32 go straight to the BLAS; 16-bit types go through fp32 copies: the
+// weight as a whole, the rows in panels of fixed height, so that the workspace does not grow with the number of tokens.
 #include <algorithm>
 
 #include "kernels/common.h"
@@ -15,7 +15,9 @@ constexpr int64_t kBiasBlocks = 64;
 template <typename T>
 constexpr bool is_wide = sizeof(T) >= sizeof(float);
 
-bool needs_panels(DType dtype) { return size_of(dtype) < 4; }
+bool needs_panels(DType dtype) {
+  return size_of(dtype) < 4;
+}
 
 template <typename T>
 void widen(const T* source, float* target, int64_t count, ThreadPool* pool) {

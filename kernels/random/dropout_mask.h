@@ -1,6 +1,6 @@
-// The bits of dropout: a pure function of (seed, name, step, global sample, position, global channel), so that a mask depends
-// on neither the number of ranks nor the order of evaluation, and is made again in the backward instead of stored.
-// Host and device.
+// The bits of dropout: a pure function of (seed, name, step, global sample, position, global channel), so that a mask
+// depends on neither the number of ranks nor the order of evaluation, and is made again in the backward instead of
+// stored. Host and device.
 #pragma once
 
 #include <cmath>
@@ -44,8 +44,8 @@ constexpr uint64_t dropout_key(uint64_t seed, uint64_t name_hash, uint64_t index
   return philox_key(seed, name_hash ^ (index * 0xD6E8FEB86659FD93ull));
 }
 
-/// Words of channels 4 (group + i), i in [0, 8), as words[channel within the 32]: dropout_words() for eight groups at once,
-/// written so that compilers vectorise over the groups.
+/// Words of channels 4 (group + i), i in [0, 8), as words[channel within the 32]: dropout_words() for eight groups at
+/// once, written so that compilers vectorise over the groups.
 inline void dropout_words8(const DropoutToken& token, uint32_t group, uint32_t* words) {
   constexpr int kGroups = 8;
   uint32_t c0[kGroups], c1[kGroups], c2[kGroups], c3[kGroups];

@@ -10,10 +10,14 @@ namespace megatron::norm_cpu {
 
 constexpr int64_t kGradientBlocks = 64;
 
-inline int64_t row_count(const Tensor& x) { return product(x.shape, 0, x.shape.rank() - 1); }
+inline int64_t row_count(const Tensor& x) {
+  return product(x.shape, 0, x.shape.rank() - 1);
+}
 
 /// Rows whose parameter gradients one block sums; depends on the shape only.
-inline int64_t gradient_block_rows(int64_t rows) { return std::max<int64_t>(16, div_ceil(rows, kGradientBlocks)); }
+inline int64_t gradient_block_rows(int64_t rows) {
+  return std::max<int64_t>(16, div_ceil(rows, kGradientBlocks));
+}
 
 /// The pairs that occur: x and y of one type, or a fp32 residual stream with 16-bit y.
 template <typename Body>

@@ -37,8 +37,9 @@ class RmsNormBackward final : public OpKind {
     return device == DeviceKind::kCpu ? norm_gradient_workspace_cpu(shapes.in(1), 1) : 0;
   }
   void run_cpu(const RunContext& c) const override {
-    rmsnorm_backward_cpu({c.in(0), c.in(1), c.in(2), c.in(3), c.in(4), c.out(0), c.out(1), c.adds(0), c.adds(1), options_},
-                         c.workspace, c.pool);
+    rmsnorm_backward_cpu(
+        {c.in(0), c.in(1), c.in(2), c.in(3), c.in(4), c.out(0), c.out(1), c.adds(0), c.adds(1), options_}, c.workspace,
+        c.pool);
   }
 
  private:
@@ -92,7 +93,9 @@ class RmsNorm final : public OpKind {
 
 }  // namespace
 
-std::shared_ptr<const OpKind> rmsnorm_kind(const NormOptions& options) { return std::make_shared<RmsNorm>(options); }
+std::shared_ptr<const OpKind> rmsnorm_kind(const NormOptions& options) {
+  return std::make_shared<RmsNorm>(options);
+}
 
 NormResult rmsnorm(Trace& trace, Value x, Value gamma, const NormOptions& options, Value residual) {
   const std::vector<Value> results = trace.emit(rmsnorm_kind(options), {x, gamma, residual});

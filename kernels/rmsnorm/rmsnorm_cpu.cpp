@@ -74,7 +74,8 @@ void backward(const RmsNormBackwardArgs& args, void* workspace, ThreadPool* pool
         }
         if (!dx) continue;
         const auto g = [&](int64_t i) { return static_cast<A>(dyr[i]) * (static_cast<A>(gamma[i]) + offset); };
-        const A mean = lane_sum<A>(n, [&](int64_t i) { return g(i) * (static_cast<A>(xr[i]) * r); }) / static_cast<A>(n);
+        const A mean =
+            lane_sum<A>(n, [&](int64_t i) { return g(i) * (static_cast<A>(xr[i]) * r); }) / static_cast<A>(n);
         store_gradient<TX, A>(n, dx[row], dsum[row], args.add_dx,
                               [&](int64_t i) { return r * (g(i) - static_cast<A>(xr[i]) * r * mean); });
       }

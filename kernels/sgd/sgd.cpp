@@ -37,14 +37,17 @@ class Sgd final : public OpKind {
  private:
   void check(const Operands& operands) const {
     const DType param = operands[0]->dtype, state = accumulation_dtype(param);
-    MEGATRON_CHECK((operands[1] != nullptr) == (size_of(param) < 4), "sgd: 16-bit parameters, and only they, have a master copy");
-    MEGATRON_CHECK((operands[2] != nullptr) == (options_.momentum != 0), "sgd: a momentum buffer, and only with momentum");
+    MEGATRON_CHECK((operands[1] != nullptr) == (size_of(param) < 4),
+                   "sgd: 16-bit parameters, and only they, have a master copy");
+    MEGATRON_CHECK((operands[2] != nullptr) == (options_.momentum != 0),
+                   "sgd: a momentum buffer, and only with momentum");
     for (size_t i = 1; i < 4; ++i) {
       MEGATRON_CHECK(!operands[i] || operands[i]->dtype == state,
                      str_cat("sgd: operand ", i, " must be ", name_of(state), ", got ", name_of(operands[i]->dtype)));
     }
     for (size_t i = 4; i < 9; ++i) {
-      MEGATRON_CHECK(operands[i] && operands[i]->dtype == DType::kF64, str_cat("sgd: operand ", i, " must be an fp64 scalar"));
+      MEGATRON_CHECK(operands[i] && operands[i]->dtype == DType::kF64,
+                     str_cat("sgd: operand ", i, " must be an fp64 scalar"));
     }
   }
   SgdOptions options_;
@@ -52,10 +55,13 @@ class Sgd final : public OpKind {
 
 }  // namespace
 
-std::shared_ptr<const OpKind> sgd_kind(const SgdOptions& options) { return std::make_shared<Sgd>(options); }
+std::shared_ptr<const OpKind> sgd_kind(const SgdOptions& options) {
+  return std::make_shared<Sgd>(options);
+}
 
 void sgd(Trace& trace, const SgdOperands& o, const SgdOptions& options) {
-  trace.emit(sgd_kind(options), {o.param, o.master, o.momentum, o.grad, o.lr, o.weight_decay, o.coefficient, o.skip, o.t});
+  trace.emit(sgd_kind(options),
+             {o.param, o.master, o.momentum, o.grad, o.lr, o.weight_decay, o.coefficient, o.skip, o.t});
 }
 
 }  // namespace megatron

@@ -26,8 +26,8 @@ struct SgdOptions {
   double weight_decay_multiplier = 1.0;
 };
 
-/// g = coefficient grad + wd p (weight decay is an L2 term of the loss); buffer = momentum buffer + g, at t = 1 buffer = g;
-/// p -= lr buffer. No results.
+/// g = coefficient grad + wd p (weight decay is an L2 term of the loss); buffer = momentum buffer + g, at t = 1 buffer
+/// = g; p -= lr buffer. No results.
 void sgd(Trace& trace, const SgdOperands& operands, const SgdOptions& options);
 
 /// Operands in the order of SgdOperands; updates the first three.

@@ -55,6 +55,21 @@ bool holds_manifest(const std::string& folder, const std::string& manifest_text)
   return path_exists(path) && read_file(path) == manifest_text;
 }
 
+/// All that is known before anything is written.
+Manifest begin_manifest(const std::string& root, const CheckpointContent& content, const StoreOptions& options) {
+  Manifest manifest;
+  for (const Candidate& candidate : list_checkpoints(root)) {
+    manifest.sequence = std::max(manifest.sequence, candidate.sequence);
+  }
+  ++manifest.sequence;
+  manifest.iteration = content.iteration;
+  manifest.chunk_bytes = options.chunk_bytes;
+  manifest.program = options.program;
+  manifest.tokenizer = content.tokenizer;
+  manifest.state = content.state;
+  return manifest;
+}
+
 }  // namespace
 
 CheckpointStore::CheckpointStore(std::string root, StoreOptions options, FileOps& ops)
@@ -98,17 +113,7 @@ SaveResult CheckpointStore::save(const CheckpointContent& content) {
   for (const auto& [name, text] : content.texts) bytes += std::ssize(text);
   require_free_space(root_, bytes + kReserveBytes, ops_);
 
-  Manifest manifest;
-  for (const Candidate& candidate : list_checkpoints(root_)) {
-    manifest.sequence = std::max(manifest.sequence, candidate.sequence);
-  }
-  ++manifest.sequence;
-  manifest.iteration = content.iteration;
-  manifest.chunk_bytes = options_.chunk_bytes;
-  manifest.program = options_.program;
-  manifest.tokenizer = content.tokenizer;
-  manifest.state = content.state;
-
+  Manifest manifest = begin_manifest(root_, content, options_);
   const std::string name = iteration_name(content.iteration);
   const std::string staging = path_join(root_, str_cat(kStagingPrefix, name, "-", ::getpid(), "-", nonce()));
   const std::string target = path_join(root_, name);

@@ -38,7 +38,8 @@ std::vector<OpCases> chosen_ops(const BenchOpsOptions& options) {
     const auto found = std::find_if(all.begin(), all.end(), [&](const OpCases& op) { return op.op == name; });
     if (found == all.end()) {
       const std::string near = closest_match(name, names);
-      throw UsageError(str_cat("--op: there is no operation '", name, "'", near.empty() ? "" : str_cat("; did you mean '", near, "'?"),
+      throw UsageError(str_cat("--op: there is no operation '", name, "'",
+                               near.empty() ? "" : str_cat("; did you mean '", near, "'?"),
                                "\noperations: ", join(names, ", ")));
     }
     chosen.push_back(*found);
@@ -61,8 +62,8 @@ void check(const BenchOpsOptions& options) {
   nlohmann::json lines = nlohmann::json::array();
   int64_t count = 0, failed = 0;
   const bool gradient = options.mode == "grad";
-  const std::vector<DType> dtypes = gradient ? std::vector<DType>{DType::kF64}
-                                             : chosen_dtypes(options, {std::begin(kFloating), std::end(kFloating)});
+  const std::vector<DType> dtypes =
+      gradient ? std::vector<DType>{DType::kF64} : chosen_dtypes(options, {std::begin(kFloating), std::end(kFloating)});
   if (gradient && !options.dtypes.empty() && options.dtypes != std::vector<std::string>{"fp64"}) {
     throw UsageError("--dtype: --mode grad compares with finite differences, which needs fp64");
   }
@@ -72,13 +73,19 @@ void check(const BenchOpsOptions& options) {
       int64_t cases = 0, bad = 0;
       for (const OpCase& c : op.cases) {
         if (c.speed) continue;
-        const CaseResult result = gradient ? gradient_case(c) : options.mode == "test" ? test_case(c, dtype) : bitwise_case(c, dtype);
+        const CaseResult result = gradient                 ? gradient_case(c)
+                                  : options.mode == "test" ? test_case(c, dtype)
+                                                           : bitwise_case(c, dtype);
         ++cases;
         bad += result.passed ? 0 : 1;
         worst = std::max(worst, result.worst);
         if (options.json) {
-          lines.push_back({{"op", op.op}, {"case", c.name}, {"dtype", name_of(dtype)}, {"passed", result.passed},
-                           {"error", result.worst}, {"message", result.message}});
+          lines.push_back({{"op", op.op},
+                           {"case", c.name},
+                           {"dtype", name_of(dtype)},
+                           {"passed", result.passed},
+                           {"error", result.worst},
+                           {"message", result.message}});
         } else if (!result.passed || options.verbose) {
           std::printf("  %s %s %s: %s\n", result.passed ? "ok  " : "FAIL", op.op.c_str(), c.name.c_str(),
                       result.passed ? str_cat("error ", result.worst).c_str() : result.message.c_str());
@@ -96,18 +103,25 @@ void check(const BenchOpsOptions& options) {
   if (failed > 0) throw InternalError(str_cat(failed, " of ", count, " cases failed (--mode ", options.mode, ")"));
 }
 
-void print_speed(const OpCases& op, const OpCase& c, DType dtype, const char* phase, const PhaseSpeed& speed, double copy,
-                 nlohmann::json* lines) {
+void print_speed(const OpCases& op, const OpCase& c, DType dtype, const char* phase, const PhaseSpeed& speed,
+                 double copy, nlohmann::json* lines) {
   const double bandwidth = speed.bytes / speed.seconds, rate = speed.flops / speed.seconds;
   if (lines != nullptr) {
-    lines->push_back({{"op", op.op}, {"case", c.name}, {"dtype", name_of(dtype)}, {"phase", phase}, {"seconds", speed.seconds},
-                      {"bytes", speed.bytes}, {"flops", speed.flops}, {"bytes_per_second", bandwidth},
-                      {"flops_per_second", rate}, {"copy_bytes_per_second", copy}});
+    lines->push_back({{"op", op.op},
+                      {"case", c.name},
+                      {"dtype", name_of(dtype)},
+                      {"phase", phase},
+                      {"seconds", speed.seconds},
+                      {"bytes", speed.bytes},
+                      {"flops", speed.flops},
+                      {"bytes_per_second", bandwidth},
+                      {"flops_per_second", rate},
+                      {"copy_bytes_per_second", copy}});
     return;
   }
-  std::printf("%-18s %-30s %-5s %-8s %9.3f ms %8.2f GB/s %5.0f %% of copy %8.2f GFLOP/s\n", op.op.c_str(), c.name.c_str(),
-              std::string(name_of(dtype)).c_str(), phase, 1e3 * speed.seconds, 1e-9 * bandwidth, 100 * bandwidth / copy,
-              1e-9 * rate);
+  std::printf("%-18s %-30s %-5s %-8s %9.3f ms %8.2f GB/s %5.0f %% of copy %8.2f GFLOP/s\n", op.op.c_str(),
+              c.name.c_str(), std::string(name_of(dtype)).c_str(), phase, 1e3 * speed.seconds, 1e-9 * bandwidth,
+              100 * bandwidth / copy, 1e-9 * rate);
 }
 
 void measure(const BenchOpsOptions& options) {
@@ -179,7 +193,9 @@ void add_bench_ops_command(CLI::App& bench) {
                   "fp64, fp32, bf16, fp16, comma-separated (default: all; perf: fp32,bf16; grad: fp64 only)")
       ->delimiter(',');
   ops->add_option("--threads", options->threads, "perf: threads (default: all cores)")->check(CLI::Range(0, 1024));
-  ops->add_option("--seconds", options->seconds, "perf: time for each case and type")->check(CLI::Range(0.001, 3600.0))->capture_default_str();
+  ops->add_option("--seconds", options->seconds, "perf: time for each case and type")
+      ->check(CLI::Range(0.001, 3600.0))
+      ->capture_default_str();
   ops->add_flag("--json", options->json, "One JSON array on standard output");
   ops->add_flag("--verbose", options->verbose, "Print every case, not only those that fail");
   ops->footer("Ends with 0 when every case passes, with 70 when one fails.");

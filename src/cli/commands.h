@@ -13,6 +13,7 @@ void add_checkpoint_command(CLI::App& app);
 void add_config_command(CLI::App& app);
 void add_data_command(CLI::App& app);
 void add_finetune_command(CLI::App& app);
+void add_generate_command(CLI::App& app);
 void add_plan_command(CLI::App& app);
 void add_preprocess_command(CLI::App& app);
 void add_pretrain_command(CLI::App& app);

@@ -117,7 +117,7 @@ void add_data_command(CLI::App& app) {
   CLI::App* merge = data->add_subcommand("merge", "Join token files of one tokenizer, in the given order.");
   merge
       ->add_option("--input", arguments->prefixes, "Prefixes, or folders (all pairs of files in them, sorted by name).")
-      ->type_name("PREFIX ...")
+      ->type_name("PREFIX")
       ->required();
   merge->add_option("--output-prefix", arguments->output_prefix, "Where the result goes: path without suffix.")
       ->type_name("PREFIX")

@@ -42,6 +42,7 @@ int run(int argc, char** argv) {
   add_config_command(app);
   add_data_command(app);
   add_finetune_command(app);
+  add_generate_command(app);
   add_plan_command(app);
   add_preprocess_command(app);
   add_pretrain_command(app);

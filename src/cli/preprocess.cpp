@@ -3,7 +3,6 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
-#include <map>
 #include <memory>
 
 #include "base/error.h"
@@ -19,6 +18,7 @@ namespace {
 struct PreprocessArguments {
   PreprocessOptions options;
   TokenizerSpec tokenizer;
+  std::string format = "auto";
   bool no_special_tokens = false;
 };
 
@@ -58,6 +58,9 @@ void run_preprocess(const PreprocessArguments& arguments) {
   PreprocessOptions options = arguments.options;
   options.inputs = expand(options.inputs);
   options.document_separator = unescape(options.document_separator);
+  options.format = arguments.format == "auto"   ? InputFormat::kAuto
+                   : arguments.format == "text" ? InputFormat::kText
+                                                : InputFormat::kJsonl;
   options.include_special_tokens = !arguments.no_special_tokens;
   const std::unique_ptr<Tokenizer> tokenizer = make_tokenizer(checked_tokenizer_spec(arguments.tokenizer));
   const PreprocessReport report = preprocess(options, *tokenizer, [](const PreprocessProgress& progress) {
@@ -71,7 +74,7 @@ void run_preprocess(const PreprocessArguments& arguments) {
 }
 
 constexpr const char* kAbout =
-    "Turn text into token files (.bin and .idx) that training reads, in the format of Megatron-LM.\n\n"
+    "The output has the format of Megatron-LM (.bin and .idx).\n\n"
     "JSONL input (names in .jsonl, .json, .ndjson): one JSON object a line; each key of --json-keys holds the text of "
     "a\n"
     "document, or a list of its sentences, and gives the files PREFIX_KEY_document.\n"
@@ -86,24 +89,23 @@ constexpr const char* kAbout =
 }  // namespace
 
 void add_preprocess_command(CLI::App& app) {
-  auto* command = app.add_subcommand("preprocess", "Turn text or JSONL into token files for training.");
-  command->description(kAbout);
+  auto* command =
+      app.add_subcommand("preprocess", "Turn text or JSONL into token files (.bin, .idx) that training reads.");
+  command->footer(kAbout);
   auto arguments = std::make_shared<PreprocessArguments>();
   PreprocessOptions& options = arguments->options;
   command->add_option("--input", options.inputs, "Input files or quoted patterns, in this order; - is standard input.")
-      ->type_name("FILE ...")
+      ->type_name("FILE")
       ->required();
   command->add_option("--output-prefix", options.output_prefix, "Where the output goes: path without suffix.")
       ->type_name("PREFIX")
       ->required();
-  const std::map<std::string, InputFormat> formats = {
-      {"auto", InputFormat::kAuto}, {"text", InputFormat::kText}, {"jsonl", InputFormat::kJsonl}};
-  command->add_option("--input-format", options.format, "What the input is; auto goes by the names.")
-      ->transform(CLI::CheckedTransformer(formats, CLI::ignore_case).description(""))
+  command->add_option("--input-format", arguments->format, "What the input is; auto goes by the names.")
+      ->check(CLI::IsMember({"auto", "text", "jsonl"}).description(""))
       ->type_name("auto|text|jsonl")
-      ->default_str("auto");
+      ->capture_default_str();
   command->add_option("--json-keys", options.json_keys, "JSONL: keys whose text is taken.")
-      ->type_name("KEY ...")
+      ->type_name("KEY")
       ->capture_default_str();
   command
       ->add_option("--document-separator", options.document_separator,

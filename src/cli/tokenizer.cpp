@@ -108,8 +108,9 @@ void add_train(CLI::App& parent) {
   BpeTrainOptions& options = arguments->options;
   command->add_option("--input", arguments->inputs, "Text files, or *.jsonl with an object a line.")
       ->required()
+      ->expected(1, 100000)
       ->allow_extra_args(false)
-      ->type_name("FILE");
+      ->type_name("FILE ...");
   command->add_option("--vocab-size", options.vocab_size, "Number of tokens, special ones and the 256 bytes included.")
       ->required()
       ->type_name("N");
@@ -118,8 +119,9 @@ void add_train(CLI::App& parent) {
       ->add_option(
           "--special-tokens", options.special_tokens,
           "Tokens with ids from 0 on that no merge makes; the first one ends a document. Default: <|endoftext|>.")
+      ->expected(1, 1000)
       ->allow_extra_args(false)  // or CLI11 takes the brackets off [PAD]
-      ->type_name("TOKEN");
+      ->type_name("TOKEN ...");
   command->add_option("--min-frequency", options.min_frequency, "Pairs that occur less often are not merged.")
       ->capture_default_str()
       ->check(CLI::PositiveNumber)

@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <sstream>
 
 #include "base/error.h"
@@ -33,11 +34,13 @@ class Loader {
       }
     }
     if (fs::is_directory(path, error)) {
+      unread_ = true;
       diagnostics_.add(from, "", str_cat(path.string(), " is a folder, not a configuration file"));
       return;
     }
     std::ifstream stream(path, std::ios::binary);
     if (!stream) {
+      unread_ = true;
       diagnostics_.add(
           from, "",
           str_cat("cannot read configuration file ", path.string(),
@@ -53,7 +56,9 @@ class Loader {
 
   void read_text(const std::string& text, const std::string& name, const fs::path& folder) {
     const int source = sources_.add(name, text);
-    const Tree tree = parse_tree(text, source, diagnostics_);
+    const std::optional<Tree> parsed = parse_tree(text, source, diagnostics_);
+    if (!parsed) unread_ = true;
+    const Tree tree = parsed.value_or(Tree{});
     for (const Tree::Entry& entry : tree.entries) {
       if (entry.key == "extends") read_extends(entry.value, folder);
     }
@@ -75,18 +80,20 @@ class Loader {
       diagnostics_.add(start, path, "expected section.key=value, such as optimizer.lr=0.001");
       return;
     }
-    const Tree value =
+    const std::optional<Tree> value =
         parse_tree(word.substr(equals + 1), source, diagnostics_, true, narrow_column(word.substr(0, equals + 1)));
-    read_key(path.substr(0, dot), path.substr(dot + 1), start, value, state_);
+    if (value) read_key(path.substr(0, dot), path.substr(dot + 1), start, *value, state_);
   }
 
   LoadedConfig finish() {
     std::set<std::string> derived;
     LoadedConfig result;
     std::set<std::string> skip = state_.bad_keys;
-    if (options_.check_rules) report_missing(skip);
+    // Keys that a broken file would have set are not missing, and rules about them would mislead.
+    const bool judge = options_.check_rules && !unread_;
+    if (judge) report_missing(skip);
     result.decisions = derive_defaults(state_.config, options_.world_size, &derived);
-    if (options_.check_rules) {
+    if (judge) {
       for (const std::string& key : underivable()) skip.insert(key);
       for (const RuleFailure& failure : broken_rules({state_.config, options_.world_size, derived}, skip)) {
         report(failure);
@@ -157,7 +164,7 @@ class Loader {
         others.push_back(key + " in " + sources_.at(found->second));
       }
     }
-    diagnostics_.add(at, failure.keys.front(),
+    diagnostics_.add(at, failure.keys.empty() ? "" : failure.keys.front(),
                      failure.message + (others.empty() ? "" : str_cat(" (", join(others, ", "), ")")));
   }
 
@@ -166,6 +173,7 @@ class Loader {
   Diagnostics diagnostics_;
   ReadState state_;
   std::vector<fs::path> open_;
+  bool unread_ = false;  ///< a file is missing or is not YAML
 };
 
 }  // namespace

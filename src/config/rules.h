@@ -20,7 +20,8 @@ struct RuleContext {
 
 struct Rule {
   const char* name;
-  std::vector<std::string> keys;  ///< the keys involved; the message stands at the first one that a file sets
+  std::vector<std::string>
+      keys;  ///< the keys involved; the message stands at the first one that a file sets; may be empty
   /// What is wrong and what to do, or nullopt.
   std::optional<std::string> (*check)(const RuleContext& context);
 };

@@ -148,16 +148,6 @@ Answer activation_agrees(const RuleContext& c) {
   return clash(m.openai_gelu, "openai_gelu", "gelu_tanh", false);
 }
 
-Answer check_gate(const std::string& activation, bool gated) {
-  if (!gated || (activation != "relu" && activation != "squared_relu")) return {};
-  return str_cat("gated_linear_unit with activation_func ", activation, " is not supported; gates are silu, gelu, ",
-                 "gelu_tanh and quick_gelu");
-}
-
-Answer gate(const RuleContext& c) {
-  return check_gate(c.config.model.activation_func, c.config.model.gated_linear_unit.value_or(false));
-}
-
 Answer two_inits(const RuleContext& c) {
   const ModelConfig& m = c.config.model;
   if (!m.init_method_xavier_uniform || m.init_method_std == ModelConfig{}.init_method_std) return {};
@@ -198,7 +188,6 @@ Answer override_combination(const RuleContext& c) {
   for (int64_t i = 0; i < m.num_layers; ++i) {
     const LayerConfig layer = layer_config(m, i);
     Answer problem = check_window(layer.window_size);
-    if (!problem) problem = check_gate(layer.activation_func, layer.gated_linear_unit);
     if (!problem && layer.num_attention_heads % layer.num_query_groups != 0) {
       problem = str_cat("num_query_groups ", layer.num_query_groups, " does not divide num_attention_heads ",
                         layer.num_attention_heads);
@@ -246,7 +235,6 @@ void add_model_rules(std::vector<Rule>& table) {
         {"model.activation_func", "model.gated_linear_unit", "model.swiglu", "model.squared_relu", "model.quick_geglu",
          "model.openai_gelu"},
         activation_agrees},
-       {"gate", {"model.gated_linear_unit", "model.activation_func"}, gate},
        {"two-inits", {"model.init_method_xavier_uniform", "model.init_method_std"}, two_inits}});
 }
 

@@ -286,9 +286,7 @@ void add_parallel_rules(std::vector<Rule>& table) {
        {"context-parallel", {p + "context_parallel_size"}, context_not_yet},
        {"expert-parallel", {p + "expert_model_parallel_size"}, expert_not_yet},
        {"expert-tensor-parallel", {p + "expert_tensor_parallel_size"}, expert_tensor_not_yet},
-       {"data-parallel",
-        {p + "tensor_model_parallel_size", p + "pipeline_model_parallel_size", p + "context_parallel_size"},
-        data_parallel_not_yet},
+       {"data-parallel", {}, data_parallel_not_yet},
        {"sequence-parallel", {p + "sequence_parallel", p + "tensor_model_parallel_size"}, sequence_parallel_alone},
        {"sharding", {p + "data_parallel_sharding_strategy"}, sharding_not_yet},
        {"batch-divides", {"training.global_batch_size", "training.micro_batch_size"}, batch_divides}});

@@ -170,7 +170,8 @@ bool Tree::is_null() const {
   return kind == Kind::kScalar && !quoted && classify_plain(text) == PlainKind::kNull;
 }
 
-Tree parse_tree(const std::string& text, int source, Diagnostics& diagnostics, bool is_value, int column) {
+std::optional<Tree> parse_tree(const std::string& text, int source, Diagnostics& diagnostics, bool is_value,
+                               int column) {
   Builder builder(text, source, diagnostics, column);
   Tree empty;
   empty.kind = is_value ? Tree::Kind::kScalar : Tree::Kind::kMap;
@@ -178,15 +179,15 @@ Tree parse_tree(const std::string& text, int source, Diagnostics& diagnostics, b
   try {
     std::optional<Tree> tree = parse_document(text, builder, diagnostics);
     if (!tree) return empty;
-    if (is_value) return *std::move(tree);
+    if (is_value) return tree;
     if (tree->is_null()) return empty;
-    if (tree->kind == Tree::Kind::kMap) return *std::move(tree);
+    if (tree->kind == Tree::Kind::kMap) return tree;
     diagnostics.add(tree->place, "", "expected sections such as `model:` with keys below them");
   } catch (const YAML::Exception& error) {
     const Place at = builder.place(error.mark);
     diagnostics.add(at.known() ? at : empty.place, "", "not valid YAML: " + error.msg);
   }
-  return empty;
+  return std::nullopt;
 }
 
 }  // namespace megatron

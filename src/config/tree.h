@@ -1,6 +1,7 @@
 // A YAML document as a tree with a place for every key and value. yaml-cpp is known only to tree.cpp.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -29,8 +30,10 @@ struct Tree::Entry {
 };
 
 /// Parses `text`, which is already source `source`. Syntax errors, duplicate keys, merge keys (<<), tags, keys that are
-/// not plain words, and second documents go to `diagnostics`. Returns an empty map when there is nothing to read.
+/// not plain words, and second documents go to `diagnostics`. Returns an empty map when there is nothing to read, and
+/// nullopt when the text is not YAML.
 /// With `is_value`, `text` is the value of a --set word and any kind of node is fine; columns are moved by `column`.
-Tree parse_tree(const std::string& text, int source, Diagnostics& diagnostics, bool is_value = false, int column = 0);
+std::optional<Tree> parse_tree(const std::string& text, int source, Diagnostics& diagnostics, bool is_value = false,
+                               int column = 0);
 
 }  // namespace megatron

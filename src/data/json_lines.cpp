@@ -203,9 +203,11 @@ void extract_slow(std::string_view line, const std::vector<std::string>& keys, c
   try {
     object = nlohmann::json::parse(line);
   } catch (const nlohmann::json::exception& error) {
-    // Its messages begin with "[json.exception.name.number] ".
-    const std::string_view what = error.what();
-    fail(file, number, str_cat("malformed JSON: ", what.substr(std::min(what.size(), what.find("] ") + 2))));
+    // Its messages read "[json.exception.name.number] parse error at line 1, column 9: ...".
+    std::string what = error.what();
+    if (const size_t head = what.find("] "); head != std::string::npos) what.erase(0, head + 2);
+    if (const size_t line_one = what.find("line 1, "); line_one != std::string::npos) what.erase(line_one, 8);
+    fail(file, number, "malformed JSON: " + what);
   }
   if (!object.is_object()) fail(file, number, str_cat("a JSON object is needed, this is a ", object.type_name()));
   values.assign(keys.size(), {});

@@ -49,7 +49,8 @@ int64_t SampleOrder::at(int64_t epoch, int64_t index) const {
 std::array<double, 3> split_shares(const std::string& text) {
   const std::optional<std::vector<double>> shares = parse_split(text);
   if (!shares) {
-    throw UsageError(str_cat("split \"", text, "\" is not up to three shares, none negative, their sum above zero, as in \"98,2,0\""));
+    throw UsageError(str_cat("split \"", text,
+                             "\" is not up to three shares, none negative, their sum above zero, as in \"98,2,0\""));
   }
   return {(*shares)[0], (*shares)[1], (*shares)[2]};
 }

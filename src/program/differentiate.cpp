@@ -22,7 +22,7 @@ class Differentiator {
     mark_wanted();
     for (const Loss& loss : program_.losses) {
       MEGATRON_CHECK(loss.seed != kNone, "a loss needs a seed");
-      add_gradient(loss.value, {loss.seed});
+      add_gradient(loss.value, {loss.seed}, false);
     }
     const std::vector<OpId> forward = program_.list(Phase::kForward);
     for (auto it = forward.rbegin(); it != forward.rend(); ++it) visit(*it);
@@ -62,34 +62,68 @@ class Differentiator {
     const std::shared_ptr<const OpKind> kind = program_.op(id).kind;
     BackwardContext context(trace_, id, std::move(gradients));
     context.set_wanted(std::move(wanted));
+    first_new_op_ = static_cast<OpId>(program_.ops.size());
     kind->backward(context);
-    for (const auto& [target, gradient] : context.contributions()) contribute(target, gradient);
-  }
-
-  void contribute(ValueId target, ValueId gradient) {
-    if (program_.value(target).lifetime == Lifetime::kParameter) {
-      add_to_parameter(target, gradient);
-    } else {
-      add_gradient(target, {gradient});
+    for (const auto& [target, gradient] : context.contributions()) {
+      int uses = 0;
+      for (const auto& other : context.contributions()) uses += other.second == gradient;
+      contribute(target, gradient, uses == 1 && !is_read(gradient));
     }
   }
 
-  void add_gradient(ValueId target, Value gradient) {
+  /// Does an operation emitted by the last backward() read the value?
+  bool is_read(ValueId v) const {
+    for (size_t i = static_cast<size_t>(first_new_op_); i < program_.ops.size(); ++i) {
+      for (ValueId operand : program_.ops[i].operands) {
+        if (operand == v) return true;
+      }
+    }
+    return false;
+  }
+
+  /// `sole`: nobody else uses the value, so that the operation that makes it may add it to something else instead.
+  void contribute(ValueId target, ValueId gradient, bool sole) {
+    if (program_.value(target).lifetime == Lifetime::kParameter) {
+      add_to_parameter(target, gradient, sole);
+    } else {
+      add_gradient(target, {gradient}, sole);
+    }
+  }
+
+  void add_gradient(ValueId target, Value gradient, bool sole) {
     const auto [place, fresh] = gradients_.try_emplace(target, gradient);
     if (fresh) return;
     const Value earlier = place->second;
     check_same_type(earlier.id, gradient.id, target);
-    place->second = can_accumulate(gradient.id) && is_dense(earlier.id) ? accumulate_on(gradient, earlier)
+    place->second = sole && can_accumulate(gradient.id) && is_dense(earlier.id) ? accumulate_on(gradient, earlier)
                                                                        : add(trace_, earlier, gradient);
   }
 
-  /// Result `v` of the last operation that made it may add to something else instead of overwriting.
+  /// Result `v` was made just now, by an operation that can add to something else instead of overwriting.
   bool can_accumulate(ValueId v) const {
     const ValueInfo& info = program_.value(v);
+    if (info.producer < first_new_op_ && !is_fused_loss_result(v)) return false;
     if (info.producer == kNone || info.storage.root != v) return false;
     const Op& op = program_.op(info.producer);
     for (size_t i = 0; i < op.results.size(); ++i) {
       if (op.results[i] == v) return op.kind->accumulates(static_cast<int>(i)) && op.accumulate[i] == kNone;
+    }
+    return false;
+  }
+
+  /// Fused losses make gradients in the forward: nobody has read them before.
+  bool is_fused_loss_result(ValueId v) const {
+    const OpId producer = program_.value(v).producer;
+    if (producer == kNone) return false;
+    for (const std::vector<OpId>& list : program_.lists) {
+      for (OpId id : list) {
+        for (ValueId operand : program_.op(id).operands) {
+          if (operand == v) return false;
+        }
+      }
+    }
+    for (OpId id : program_.list(Phase::kForward)) {
+      if (id == producer) return true;
     }
     return false;
   }
@@ -103,14 +137,14 @@ class Differentiator {
     return gradient;
   }
 
-  void add_to_parameter(ValueId parameter, ValueId gradient) {
+  void add_to_parameter(ValueId parameter, ValueId gradient, bool sole) {
     ParameterInfo& info = parameter_info(parameter);
     const ValueInfo g = program_.value(gradient);
     const DType dtype = accumulation_dtype(program_.value(parameter).dtype);
     if (info.gradient == kNone) {
       info.gradient = trace_.state(gradient_name(program_.value(parameter).name), dtype, g.shape, g.placement).id;
     }
-    if (g.dtype == dtype && can_accumulate(gradient)) {
+    if (sole && g.dtype == dtype && can_accumulate(gradient)) {
       trace_.accumulate_into({gradient}, {info.gradient});
     } else {
       accumulate(trace_, {gradient}, {info.gradient});
@@ -134,6 +168,7 @@ class Differentiator {
   Program& program_;
   Trace trace_;
   std::vector<bool> wanted_;
+  OpId first_new_op_ = 0;  ///< operations from here on were emitted by the backward() that runs now
   std::map<ValueId, Value> gradients_;
 };
 

@@ -67,7 +67,9 @@ void apply(const PreTokenizerStep& step, std::string_view text, Pieces& pieces) 
       if (text.empty() || text.front() == ' ') {
         pieces.list.push_back(text);
       } else {
-        pieces.list.push_back(pieces.storage.emplace_back(" " + std::string(text)));
+        std::string& written = pieces.storage.emplace_back(1, ' ');
+        written += text;
+        pieces.list.push_back(written);
       }
       return;
   }

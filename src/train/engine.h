@@ -64,10 +64,4 @@ class TrainEngine {
   std::unique_ptr<Executor> begin_, train_, eval_, update_;
 };
 
-/// Threads that run.cpu_threads asks for.
-int cpu_threads(const RunConfig& run);
-
-/// The device that run.device names; DeviceError where this build or machine has none.
-std::unique_ptr<Device> make_device(const RunConfig& run);
-
 }  // namespace megatron

@@ -4,8 +4,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <cerrno>
-#include <cstring>
 #include <filesystem>
 #include <functional>
 #include <string>
@@ -26,7 +24,7 @@ class TempFolder {
  public:
   TempFolder() {
     set_log_level(LogLevel::kOff);
-    // In memory where there is such a folder: the tests make some 10,000 files, and none needs to outlive them.
+    // In memory where there is such a folder: the tests make thousands of files.
     const std::filesystem::path shm = "/dev/shm";
     const auto base = ::access(shm.c_str(), W_OK) == 0 ? shm : std::filesystem::temp_directory_path();
     std::string name = (base / "megatron_ckpt_XXXXXX").string();
@@ -41,7 +39,6 @@ class TempFolder {
   std::string path_;
 };
 
-/// Replaces a file in place, with none of the care of the file layer.
 inline void overwrite(const std::string& path, std::string_view bytes) {
   FileWriter writer(path, FileOps::Create::kReplace);
   writer.append(bytes);
@@ -187,7 +184,8 @@ class HookedOps : public FileOps {  // waits for no storage either
   int count_ = 0;
 };
 
-inline std::string message_of(const std::function<void()>& body) {
+template <typename Body>
+std::string message_of(Body body) {
   try {
     body();
   } catch (const Error& error) {
@@ -196,8 +194,9 @@ inline std::string message_of(const std::function<void()>& body) {
   return "nothing was thrown";
 }
 
-inline bool contains(const std::string& text, std::string_view part) {
-  return text.find(part) != std::string::npos;
+inline bool contains(const std::string& a, std::string_view b) {
+  return a.find(b) != a.npos;
 }
-
+return text.find(part) != std::string::npos;
+}
 }  // namespace megatron::testing

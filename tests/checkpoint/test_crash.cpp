@@ -1,6 +1,7 @@
 // What a crash, a failing file operation or a damaged byte can do to checkpoints: nothing worse than losing the newest
 // save.
 #include <algorithm>
+#include <cerrno>
 #include <filesystem>
 #include <set>
 

@@ -50,6 +50,7 @@ void check_refused(const TempFolder& folder, const std::string& bytes, const std
 
 const std::string kGood = tensor("a", "F32", "[2]", "[0,8]");
 
+/// A table, longer than other functions may be.
 std::vector<Case> safetensors_cases() {
   const auto one = [](const std::string& dtype, const std::string& shape, const std::string& range) {
     return "{" + tensor("a", dtype, shape, range) + "}";
@@ -158,6 +159,7 @@ struct Change {
   std::string from, to, expected;
 };
 
+/// A table, longer than other functions may be.
 std::vector<Change> manifest_changes() {
   return {
       {"\"sequence\": 3", "\"sequence\": 0", "line 2"},

@@ -241,7 +241,7 @@ void check_power_loss(int worlds) {
   for (int64_t iteration : {30, 20}) {  // a new one, and one that replaces the newest
     Recorder recorder;
     const Count count = lose_power(recorder, iteration, worlds);
-    if (worlds >= 60) CHECK(2 * count.states >= 5000);
+    if (worlds >= 70) CHECK(2 * count.states >= 5000);
     CHECK(count.failures == 0);
     CHECK(count.newest > count.states / 10);
   }
@@ -254,7 +254,7 @@ TEST_CASE("no loss of power during a save costs more than that save") {
 }
 
 TEST_CASE("no loss of power costs more than that save, 5,000 states", "[full]") {
-  check_power_loss(60);
+  check_power_loss(70);
 }
 
 TEST_CASE("the power-loss test notices a missing synchronisation") {

@@ -1,5 +1,7 @@
 // Saving and loading when all goes well, and the rules of ownership, choice and retention.
+#include <cerrno>
 #include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <limits>
 
@@ -281,7 +283,8 @@ TEST_CASE("an existing iteration is replaced by the new commit") {
   TempFolder root;
   save(root.path(), 10);
   save(root.path(), 20);
-  CheckpointContent other = Sample(10).content();
+  const Sample sample(10);  // owns what the content views
+  CheckpointContent other = sample.content();
   other.state["phase"] = "again";
   CheckpointStore(root.path(), small_options()).save(other);
   CHECK(CheckpointReader::open_latest(root.path())->state_string("phase") == "again");

@@ -138,6 +138,12 @@ TEST_CASE("missing required keys and all other errors come together") {
   CHECK(contains(error_of([] { load_config_text("", "x"); }), "model.num_layers: is required"));
 }
 
+TEST_CASE("a file that cannot be read or parsed hides no error elsewhere, and makes none up") {
+  const std::string message = error_of([] { load_config_text("run: {dir: a\n", "x"); });
+  CHECK(contains(message, "has 1 error\nx:2:1: not valid YAML"));
+  CHECK(contains(error_of([] { load_config({"/nowhere.yaml"}, {"run.sede=3"}); }), "has 2 errors"));
+}
+
 TEST_CASE("layers of files: defaults, extends, files from left to right, sets") {
   const Folder folder("megatron_load_test");
   folder.write("base/deep.yaml",

@@ -30,7 +30,8 @@ TEST_CASE("a mask does not depend on where it is cut") {
 
 TEST_CASE("masks keep the right share, and sites, steps, samples, positions and heads are independent") {
   constexpr int64_t kCount = 200000;
-  const auto make = [](double p, uint64_t seed, const char* name, uint64_t head, int64_t position, int64_t sample, int64_t step) {
+  const auto make = [](double p, uint64_t seed, const char* name, uint64_t head, int64_t position, int64_t sample,
+                       int64_t step) {
     std::vector<float> values(kCount);
     DropoutMask(p, seed, name, head).fill(0, kCount, position, sample, step, values.data());
     return values;
@@ -46,10 +47,14 @@ TEST_CASE("masks keep the right share, and sites, steps, samples, positions and 
     CHECK(std::abs(static_cast<double>(kept) - kCount * (1 - p)) < 4 * deviation);
   }
   const std::vector<float> base = make(0.5, 1, "a", 0, 0, 0, 0);
-  const std::vector<std::vector<float>> others = {
-      make(0.5, 2, "a", 0, 0, 0, 0), make(0.5, 1, "b", 0, 0, 0, 0), make(0.5, 1, "a", 1, 0, 0, 0),
-      make(0.5, 1, "a", 0, 1, 0, 0), make(0.5, 1, "a", 0, 0, 1, 0), make(0.5, 1, "a", 0, 0, 0, 1),
-      make(0.5, 1, "a", 0, 0, int64_t{1} << 32, 0), make(0.5, 1, "a", 0, 0, 0, int64_t{1} << 32)};
+  const std::vector<std::vector<float>> others = {make(0.5, 2, "a", 0, 0, 0, 0),
+                                                  make(0.5, 1, "b", 0, 0, 0, 0),
+                                                  make(0.5, 1, "a", 1, 0, 0, 0),
+                                                  make(0.5, 1, "a", 0, 1, 0, 0),
+                                                  make(0.5, 1, "a", 0, 0, 1, 0),
+                                                  make(0.5, 1, "a", 0, 0, 0, 1),
+                                                  make(0.5, 1, "a", 0, 0, int64_t{1} << 32, 0),
+                                                  make(0.5, 1, "a", 0, 0, 0, int64_t{1} << 32)};
   for (const std::vector<float>& other : others) {
     int64_t equal = 0;
     for (size_t i = 0; i < base.size(); ++i) equal += base[i] == other[i];
@@ -67,7 +72,8 @@ TEST_CASE("thresholds at the ends") {
 TEST_CASE("a shard of the channels gets its part of the mask") {
   ThreadPool pool(2);
   const int64_t s = 3, b = 2, c = 10;
-  std::vector<double> x(static_cast<size_t>(s * b * c), 1.0), y(x.size()), half(static_cast<size_t>(s * b * 5), 1.0), z(half.size());
+  std::vector<double> x(static_cast<size_t>(s * b * c), 1.0), y(x.size()), half(static_cast<size_t>(s * b * 5), 1.0),
+      z(half.size());
   std::vector<int64_t> sample = {17, 4}, step = {6};
   std::vector<int32_t> position = {0, 0, 1, 1, 2, 2};
   DropoutArgs args;

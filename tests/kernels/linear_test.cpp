@@ -16,7 +16,9 @@ Value input(Trace& t, const char* name, const Dims& shape, DType dtype = DType::
   return t.input(name, dtype, shape, t.replicated());
 }
 
-TEST_CASE("the BLAS passes its own check") { CHECK_NOTHROW(verify_blas()); }
+TEST_CASE("the BLAS passes its own check") {
+  CHECK_NOTHROW(verify_blas());
+}
 
 TEST_CASE("gemm with beta 0 does not read its target, with nothing to sum it scales") {
   ThreadPool pool(1);

@@ -63,7 +63,9 @@ TEST_CASE("vector_exp is exact to two units in the last place") {
 TEST_CASE("norms by hand") {
   ThreadPool pool(1);
   std::vector<double> x = {3, 4}, gamma = {2, -1}, beta = {10, 20}, y(2), sum(2), rstd(1), mean(1);
-  const auto vec = [](std::vector<double>& v) { return make_tensor(v.data(), DType::kF64, {static_cast<int64_t>(v.size())}); };
+  const auto vec = [](std::vector<double>& v) {
+    return make_tensor(v.data(), DType::kF64, {static_cast<int64_t>(v.size())});
+  };
   const auto scalar = [](std::vector<double>& v) { return make_tensor(v.data(), DType::kF64, {}); };
   rmsnorm_cpu({vec(x), vec(gamma), {}, vec(y), {}, scalar(rstd), {0, false}}, &pool);
   CHECK(y[0] == Approx(6 / std::sqrt(12.5)));
@@ -83,7 +85,13 @@ TEST_CASE("a norm reads a strided view") {
   std::vector<double> x = {3, 4, 100, 6, 8, 100}, gamma = {1, 1}, y(4);
   Tensor view = make_tensor(x.data(), DType::kF64, {2, 2});
   view.strides[0] = 3;
-  rmsnorm_cpu({view, make_tensor(gamma.data(), DType::kF64, {2}), {}, make_tensor(y.data(), DType::kF64, {2, 2}), {}, {}, {0, false}},
+  rmsnorm_cpu({view,
+               make_tensor(gamma.data(), DType::kF64, {2}),
+               {},
+               make_tensor(y.data(), DType::kF64, {2, 2}),
+               {},
+               {},
+               {0, false}},
               &pool);
   CHECK(y[0] == Approx(3 / std::sqrt(12.5)));
   CHECK(y[2] == Approx(y[0]));
@@ -92,12 +100,15 @@ TEST_CASE("a norm reads a strided view") {
 
 TEST_CASE("a rank's part of the table gives zero rows for the ids of other ranks") {
   ThreadPool pool(2);
-  std::vector<float> weight = {1, 2, 3, 4}, y(8), dweight(4), dy = {1, 1, 2, 2, 4, 4, 8, 8};  // rows 2 and 3 of the table
+  std::vector<float> weight = {1, 2, 3, 4}, y(8), dweight(4),
+                     dy = {1, 1, 2, 2, 4, 4, 8, 8};  // rows 2 and 3 of the table
   std::vector<int32_t> ids = {3, 0, 2, 3};
-  const Tensor table = make_tensor(weight.data(), DType::kF32, {2, 2}), tokens = make_tensor(ids.data(), DType::kI32, {2, 2});
+  const Tensor table = make_tensor(weight.data(), DType::kF32, {2, 2}),
+               tokens = make_tensor(ids.data(), DType::kI32, {2, 2});
   embedding_cpu({table, tokens, make_tensor(y.data(), DType::kF32, {2, 2, 2}), 2}, &pool);
   CHECK(y == std::vector<float>{3, 4, 0, 0, 1, 2, 3, 4});
-  embedding_backward_cpu({make_tensor(dy.data(), DType::kF32, {2, 2, 2}), tokens, make_tensor(dweight.data(), DType::kF32, {2, 2}), 2, false},
+  embedding_backward_cpu({make_tensor(dy.data(), DType::kF32, {2, 2, 2}), tokens,
+                          make_tensor(dweight.data(), DType::kF32, {2, 2}), 2, false},
                          &pool);
   CHECK(dweight == std::vector<float>{4, 4, 9, 9});
   ids = {-1, -2, 4, 100};
@@ -118,7 +129,8 @@ TEST_CASE("a row-sharded embedding is partial and its weight gradient is sharded
 
 TEST_CASE("a cast rounds to nearest even and keeps what is not finite") {
   ThreadPool pool(1);
-  std::vector<float> x = {1.00390625f, 1.01171875f, 1e30f, -std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()};
+  std::vector<float> x = {1.00390625f, 1.01171875f, 1e30f, -std::numeric_limits<float>::infinity(),
+                          std::numeric_limits<float>::quiet_NaN()};
   std::vector<BFloat16> y(5);
   cast_cpu({make_tensor(x.data(), DType::kF32, {5}), make_tensor(y.data(), DType::kBF16, {5})}, &pool);
   CHECK(static_cast<float>(y[0]) == 1.0f);       // halfway, to even

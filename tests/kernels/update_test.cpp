@@ -198,8 +198,10 @@ TEST_CASE("adamw refuses a missing or superfluous master copy") {
   const Scalars s = scalars(t);
   const auto state = [&](const char* name, DType dtype) { return t.state(name, dtype, {1}, t.replicated()); };
   const Value m = state("m", DType::kF32), v = state("v", DType::kF32), g = state("g", DType::kF32);
-  CHECK_THROWS_AS(adamw(t, {state("p", DType::kBF16), {}, m, v, g, s.lr, s.wd, s.coefficient, s.skip, s.t}, {}), InternalError);
-  CHECK_THROWS_AS(adamw(t, {state("q", DType::kF32), m, m, v, g, s.lr, s.wd, s.coefficient, s.skip, s.t}, {}), InternalError);
+  CHECK_THROWS_AS(adamw(t, {state("p", DType::kBF16), {}, m, v, g, s.lr, s.wd, s.coefficient, s.skip, s.t}, {}),
+                  InternalError);
+  CHECK_THROWS_AS(adamw(t, {state("q", DType::kF32), m, m, v, g, s.lr, s.wd, s.coefficient, s.skip, s.t}, {}),
+                  InternalError);
 }
 
 TEST_CASE("zero clears state") {

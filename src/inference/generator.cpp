@@ -1,0 +1,238 @@
+#include "inference/generator.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "base/check.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "base/strings.h"
+#include "nn/language_model.h"
+#include "program/passes.h"
+#include "tokenizer/stream_decoder.h"
+
+namespace megatron {
+namespace {
+
+constexpr int64_t kPrefillChunk = 128;
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+/// The two programs of generation, their memory, and the logits that they make.
+class Runner {
+ public:
+  Runner(InferenceModel& model, int64_t batch, int64_t longest_prompt, int64_t cache_length)
+      : model_(model), batch_(batch), chunk_(std::min(longest_prompt, kPrefillChunk)) {
+    Plan prefill = plan(chunk_, cache_length), decode = plan(1, cache_length);
+    auto arena = std::make_shared<Buffer>(model.store().device(), std::max(prefill.arena_bytes(), decode.arena_bytes()));
+    Executor::Options options;
+    options.pool = &model.pool();
+    model.load_parameters(decode.program);
+    prefill_ = std::make_unique<Executor>(std::move(prefill), model.store(), arena, options);
+    decode_ = std::make_unique<Executor>(std::move(decode), model.store(), arena, options);
+  }
+
+  int64_t chunk() const { return chunk_; }
+
+  /// One call: token (s, b) = tokens[b][s] at positions[b][s], negative: padding. Afterwards logits(b) are those of token last[b].
+  void run(bool prompt, const std::vector<std::vector<TokenId>>& tokens, const std::vector<std::vector<int32_t>>& positions,
+           const std::vector<int32_t>& last) {
+    Executor& executor = prompt ? *prefill_ : *decode_;
+    const Tensor t = executor.input(inputs::kTokens), p = executor.input(inputs::kPositions), l = executor.input(inputs::kLast);
+    for (int64_t s = 0; s < t.shape[0]; ++s) {
+      for (int64_t b = 0; b < batch_; ++b) {
+        t.as<int32_t>()[s * batch_ + b] = tokens[static_cast<size_t>(b)][static_cast<size_t>(s)];
+        p.as<int32_t>()[s * batch_ + b] = positions[static_cast<size_t>(b)][static_cast<size_t>(s)];
+      }
+    }
+    std::copy(last.begin(), last.end(), l.as<int32_t>());
+    executor.run(Phase::kForward);
+    logits_ = executor.output("logits");
+  }
+
+  std::vector<double> logits(int64_t b) const {
+    std::vector<double> values(static_cast<size_t>(model_.spec().vocab_size));
+    dispatch_floating("logits", logits_.dtype, [&](auto tag) {
+      using T = decltype(tag);
+      const T* row = logits_.as<T>() + b * logits_.shape[1];
+      for (size_t v = 0; v < values.size(); ++v) values[v] = static_cast<double>(row[v]);
+    });
+    return values;
+  }
+
+ private:
+  Plan plan(int64_t tokens, int64_t cache_length) const {
+    Program program;
+    program.name = tokens == 1 ? "decode" : "prefill";
+    Trace t(program);
+    trace_generation(t, model_.spec(), ParallelContext(), batch_, tokens, cache_length);
+    remove_dead_ops(program);
+    return pack(std::move(program));
+  }
+
+  InferenceModel& model_;
+  int64_t batch_, chunk_;
+  std::unique_ptr<Executor> prefill_, decode_;
+  Tensor logits_;
+};
+
+/// One sequence in flight.
+struct Sequence {
+  std::vector<TokenId> context;  ///< prompt and generated
+  Generation result;
+  StreamDecoder decoder;
+  size_t sent = 0;  ///< bytes of result.text given to the sink
+  bool done = false;
+
+  explicit Sequence(const Tokenizer& tokenizer) : decoder(tokenizer) {}
+};
+
+class Session {
+ public:
+  Session(InferenceModel& model, const GenerateOptions& options, const TextSink& sink)
+      : model_(model), options_(options), sink_(sink), eod_(model.tokenizer().eod()) {
+    for (const std::string& stop : options.stop) longest_stop_ = std::max(longest_stop_, stop.size());
+  }
+
+  void add(const std::vector<TokenId>& prompt) {
+    sequences_.emplace_back(model_.tokenizer());
+    sequences_.back().context = prompt;
+    sequences_.back().result.prompt = prompt;
+  }
+
+  std::vector<Generation> run(GenerateStats& stats) {
+    size_t longest = 0;
+    for (const Sequence& s : sequences_) {
+      longest = std::max(longest, s.context.size());
+      stats.prompt_tokens += static_cast<int64_t>(s.context.size());
+    }
+    const auto length = static_cast<int64_t>(longest) + options_.num_tokens_to_generate;
+    Runner runner(model_, static_cast<int64_t>(sequences_.size()), static_cast<int64_t>(longest), round_up(length, 64));
+    const double begin = now();
+    prefill(runner, static_cast<int64_t>(longest));
+    const double middle = now();
+    while (!all_done()) step(runner);
+    stats.prefill_seconds = middle - begin;
+    stats.decode_seconds = now() - middle;
+    std::vector<Generation> results;
+    for (Sequence& s : sequences_) {
+      stats.generated_tokens += static_cast<int64_t>(s.result.tokens.size());
+      results.push_back(std::move(s.result));
+    }
+    return results;
+  }
+
+ private:
+  bool all_done() const {
+    return std::all_of(sequences_.begin(), sequences_.end(), [](const Sequence& s) { return s.done; });
+  }
+
+  void prefill(Runner& runner, int64_t longest) {
+    const int64_t chunk = runner.chunk();
+    for (int64_t begin = 0; begin < longest; begin += chunk) {
+      std::vector<std::vector<TokenId>> tokens;
+      std::vector<std::vector<int32_t>> positions;
+      std::vector<int32_t> last;
+      for (const Sequence& s : sequences_) {
+        const auto size = static_cast<int64_t>(s.result.prompt.size());
+        tokens.emplace_back(static_cast<size_t>(chunk), 0);
+        positions.emplace_back(static_cast<size_t>(chunk), -1);
+        for (int64_t i = begin; i < std::min(size, begin + chunk); ++i) {
+          tokens.back()[static_cast<size_t>(i - begin)] = s.result.prompt[static_cast<size_t>(i)];
+          positions.back()[static_cast<size_t>(i - begin)] = narrow<int32_t>(i);
+        }
+        last.push_back(narrow<int32_t>(std::clamp<int64_t>(size - 1 - begin, 0, chunk - 1)));
+      }
+      runner.run(true, tokens, positions, last);
+      for (size_t b = 0; b < sequences_.size(); ++b) {  // a prompt that ends in this chunk gets its first token
+        const auto size = static_cast<int64_t>(sequences_[b].result.prompt.size());
+        if (size > begin && size <= begin + chunk) take(runner, b);
+      }
+    }
+  }
+
+  void step(Runner& runner) {
+    std::vector<std::vector<TokenId>> tokens;
+    std::vector<std::vector<int32_t>> positions;
+    for (const Sequence& s : sequences_) {
+      tokens.push_back({s.done ? 0 : s.context.back()});
+      positions.push_back({s.done ? -1 : narrow<int32_t>(static_cast<int64_t>(s.context.size()) - 1)});
+    }
+    runner.run(false, tokens, positions, std::vector<int32_t>(sequences_.size(), 0));
+    for (size_t b = 0; b < sequences_.size(); ++b) {
+      if (!sequences_[b].done) take(runner, b);
+    }
+  }
+
+  /// Samples the next token of sequence b and decides whether it ends.
+  void take(const Runner& runner, size_t b) {
+    Sequence& s = sequences_[b];
+    const TokenId id = sample(runner.logits(static_cast<int64_t>(b)), s.context, options_.sampling, static_cast<int64_t>(b));
+    if (eod_ && id == *eod_ && !options_.ignore_eod) return finish(b, "eod");
+    s.context.push_back(id);
+    s.result.tokens.push_back(id);
+    s.result.text += s.decoder.push(id);
+    for (const std::string& stop : options_.stop) {
+      const size_t at = s.result.text.find(stop);
+      if (at == std::string::npos) continue;
+      s.result.text.resize(at);
+      return finish(b, "stop");
+    }
+    if (static_cast<int64_t>(s.result.tokens.size()) >= options_.num_tokens_to_generate) return finish(b, "length");
+    // Text that may become the beginning of a stop text waits.
+    const size_t certain = s.result.text.size() - std::min(s.result.text.size(), longest_stop_ > 0 ? longest_stop_ - 1 : 0);
+    send(b, certain);
+  }
+
+  void finish(size_t b, const char* reason) {
+    Sequence& s = sequences_[b];
+    s.done = true;
+    s.result.finish_reason = reason;
+    if (s.result.finish_reason != "stop") s.result.text += s.decoder.finish();
+    send(b, s.result.text.size());
+  }
+
+  void send(size_t b, size_t end) {
+    Sequence& s = sequences_[b];
+    if (end <= s.sent) return;
+    sink_(static_cast<int64_t>(b), s.result.text.substr(s.sent, end - s.sent));
+    s.sent = end;
+  }
+
+  InferenceModel& model_;
+  const GenerateOptions& options_;
+  const TextSink& sink_;
+  std::optional<TokenId> eod_;
+  std::vector<Sequence> sequences_;
+  size_t longest_stop_ = 0;
+};
+
+void check_lengths(const InferenceModel& model, const std::vector<std::vector<TokenId>>& prompts, int64_t new_tokens) {
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    const auto size = static_cast<int64_t>(prompts[i].size());
+    if (size == 0) throw UsageError(str_cat("prompt ", i + 1, " has no tokens; give at least one character"));
+    const int64_t limit = model.spec().max_positions;
+    if (size + new_tokens <= limit) continue;
+    const std::string text = str_cat("prompt ", i + 1, " has ", size, " tokens, with ", new_tokens, " new ones more than the model's ", limit, " positions");
+    if (model.spec().learned_positions) throw UsageError(text + "; shorten the prompt or --num-tokens-to-generate");
+    log_warn(text + "; quality falls beyond them");
+  }
+}
+
+}  // namespace
+
+std::vector<Generation> generate(InferenceModel& model, const std::vector<std::vector<TokenId>>& prompts, const GenerateOptions& options,
+                                 const TextSink& sink, GenerateStats* stats) {
+  check(options.sampling);
+  if (options.num_tokens_to_generate < 1) throw UsageError("--num-tokens-to-generate: give 1 or more");
+  if (prompts.empty()) throw UsageError("there is no prompt; give --prompt TEXT or --prompts FILE");
+  check_lengths(model, prompts, options.num_tokens_to_generate);
+  Session session(model, options, sink);
+  for (const std::vector<TokenId>& prompt : prompts) session.add(prompt);
+  GenerateStats local;
+  return session.run(stats != nullptr ? *stats : local);
+}
+
+}  // namespace megatron

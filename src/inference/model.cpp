@@ -1,0 +1,53 @@
+#include "inference/model.h"
+
+#include "base/error.h"
+#include "base/file_io.h"
+#include "base/strings.h"
+#include "checkpoint/layout.h"
+#include "config/load.h"
+#include "parallel/rank_device.h"
+
+namespace megatron {
+namespace {
+
+CheckpointReader open_checkpoint(const std::string& load, std::optional<int64_t> step) {
+  if (!directory_exists(load)) throw DataError(str_cat("--load ", load, ": no such folder"));
+  if (path_exists(path_join(load, "manifest.json"))) return CheckpointReader::open_folder(load);
+  const std::string below = path_join(load, "checkpoints");
+  const std::string root = list_checkpoints(load).empty() && directory_exists(below) ? below : load;
+  if (step) return CheckpointReader::open(root, *step);
+  if (auto reader = CheckpointReader::open_latest(root)) return std::move(*reader);
+  throw DataError(str_cat("--load ", load, ": holds no checkpoint (no iter_* folder); give the folder of checkpoint.save"));
+}
+
+std::unique_ptr<Tokenizer> open_tokenizer(const CheckpointReader& reader, const Config& config) {
+  TokenizerSpec spec;
+  spec.tokenizer_type = config.data.tokenizer_type;
+  spec.tokenizer_model = path_join(reader.folder(), "tokenizer.json");
+  spec.vocab_file = path_join(reader.folder(), "vocab.json");
+  spec.merge_file = path_join(reader.folder(), "merges.txt");
+  if (config.model.vocab_size && spec.tokenizer_type == "NullTokenizer") spec.vocab_size = *config.model.vocab_size - 1;
+  return make_tokenizer(spec);
+}
+
+}  // namespace
+
+InferenceModel::InferenceModel(const std::string& load, std::optional<int64_t> step, const RunConfig& run)
+    : reader_(open_checkpoint(load, step)),
+      config_(load_config_text(reader_.read_text("resolved.yaml"), reader_.folder() + "/resolved.yaml").config),
+      tokenizer_(open_tokenizer(reader_, config_)),
+      spec_(make_model_spec(config_, config_.model.vocab_size.value_or(tokenizer_->vocab_size()))),
+      device_(make_device(run)),
+      pool_(std::make_unique<ThreadPool>(cpu_threads(run))),
+      store_(std::make_unique<Store>(*device_)) {}
+
+void InferenceModel::load_parameters(const Program& program) {
+  for (const ParameterInfo& p : program.parameters) {
+    const Tensor tensor = store_->require(program, p.value);
+    const ValueInfo& info = program.value(p.value);
+    reader_.read({info.name, StateKind::kParameter, info.dtype, {info.shape.begin(), info.shape.end()}},
+                 {static_cast<std::byte*>(tensor.data), static_cast<size_t>(tensor.bytes())});
+  }
+}
+
+}  // namespace megatron

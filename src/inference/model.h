@@ -1,0 +1,45 @@
+// A trained model as a checkpoint holds it, ready to be run.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "base/thread_pool.h"
+#include "checkpoint/reader.h"
+#include "config/config.h"
+#include "models/model_spec.h"
+#include "program/executor.h"
+#include "tokenizer/tokenizer.h"
+
+namespace megatron {
+
+/// Configuration, tokenizer and weights of one checkpoint. The tokenizer comes from the checkpoint's own files.
+class InferenceModel {
+ public:
+  /// `load`: a folder of checkpoints (the newest complete one is taken, or `step`), one iter_* folder, or a run folder. `run` gives
+  /// device and threads. DataError where there is no checkpoint.
+  InferenceModel(const std::string& load, std::optional<int64_t> step, const RunConfig& run);
+
+  const Config& config() const { return config_; }
+  const ModelSpec& spec() const { return spec_; }
+  const Tokenizer& tokenizer() const { return *tokenizer_; }
+  const std::string& folder() const { return reader_.folder(); }
+  Store& store() { return *store_; }
+  ThreadPool& pool() { return *pool_; }
+
+  /// Reads the parameters of `program` into the store.
+  void load_parameters(const Program& program);
+
+ private:
+  CheckpointReader reader_;
+  Config config_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+  ModelSpec spec_;
+  std::unique_ptr<Device> device_;
+  std::unique_ptr<ThreadPool> pool_;
+  std::unique_ptr<Store> store_;
+};
+
+}  // namespace megatron
