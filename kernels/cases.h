@@ -1,5 +1,5 @@
-// The shape of a case table. Every kernels/<op>/cases.h gives `std::vector<OpCase> <op>_cases()`; correctness, gradients,
-// bitwise repeatability and speed all run from these tables (kernels/harness.h), in the tests and in
+// The shape of a case table. Every kernels/<op>/cases.h gives `std::vector<OpCase> <op>_cases()`; correctness,
+// gradients, bitwise repeatability and speed all run from these tables (kernels/harness.h), in the tests and in
 // `megatron bench ops`.
 #pragma once
 
@@ -27,9 +27,9 @@ struct CaseOperand {
     kAccumulator,  ///< fp64 for fp64, else fp32
     kInt32,
     kInt64,
-    kFloat64,      ///< always fp64: scalars such as learning rate
+    kFloat64,  ///< always fp64: scalars such as learning rate
     kFloat32,
-    kMaster,       ///< fp32 copy of a 16-bit operand; absent when the tested type is fp32 or fp64
+    kMaster,  ///< fp32 copy of a 16-bit operand; absent when the tested type is fp32 or fp64
   };
   std::string name;
   Dims shape;

@@ -73,7 +73,7 @@ struct TrainingConfig {
   std::optional<int64_t> recompute_num_layers;
   std::vector<std::string> recompute_modules = {"core_attn"};
   std::vector<int64_t> iterations_to_skip;
-  bool check_for_nan_in_loss_and_grad = true;
+  bool check_for_nan_in_loss_and_grad = false;
 
   bool operator==(const TrainingConfig&) const = default;
 };

@@ -44,8 +44,8 @@ std::vector<Field> fields(TrainingConfig& c) {
   list.add("iterations_to_skip", c.iterations_to_skip, "Iterations whose batch is read but not trained on.")
       .at_least(1);
   list.add("check_for_nan_in_loss_and_grad", c.check_for_nan_in_loss_and_grad,
-           "A loss or gradient norm that is not finite ends the run. false: the step changes nothing, is counted, and "
-           "the run goes on.");
+           "A gradient norm that is not finite ends the run. false: the step changes nothing, is counted, and the run "
+           "goes on; the first bad value is named either way (run.replay_non_finite).");
   return list.take();
 }
 

@@ -3,7 +3,6 @@
 #include <cmath>
 
 #include "base/check.h"
-#include "comm/collectives.h"
 #include "kernels/activation/activation.h"
 #include "kernels/attention/attention.h"
 #include "kernels/dropout/dropout.h"
@@ -37,11 +36,6 @@ Value weight(Trace& t, const ModuleContext& c, const std::string& name, const Di
   return t.parameter(t.path(name), c.model.dtype, shape, placement, init);
 }
 
-/// The index tensor as the residual stream is placed: under sequence parallelism each tensor rank holds a block of S.
-Value stream_index(Trace& t, const ModuleContext& c) {
-  return c.parallel.sequence_parallel() && c.batch.token_index ? slice(t, c.batch.token_index, "tp") : c.batch.token_index;
-}
-
 DropoutKey dropout_key_for(Trace& t, const ModuleContext& c, const std::string& name, double p) {
   DropoutKey key;
   if (!t.training() || p == 0) return key;
@@ -50,7 +44,7 @@ DropoutKey dropout_key_for(Trace& t, const ModuleContext& c, const std::string& 
   key.name = t.path(name);
   key.step = c.batch.step;
   key.sample = c.batch.samples;
-  key.position = stream_index(t, c);
+  key.position = c.parallel.to_stream(t, c.batch.token_index);
   return key;
 }
 
@@ -206,8 +200,7 @@ Value embed(Trace& t, const ModuleContext& c) {
   if (c.model.learned_positions) {
     const Value table = weight(t, c, "position_embeddings.weight", {c.model.max_positions, c.model.hidden_size},
                                c.parallel.replicated(), Init::normal(c.model.embedding_init_std));
-    const Value ids = c.parallel.sequence_parallel() ? slice(t, c.batch.positions, "tp") : c.batch.positions;
-    x = add(t, x, embedding(t, table, ids));
+    x = add(t, x, embedding(t, table, c.parallel.to_stream(t, c.batch.positions)));
   }
   const DropoutKey key = dropout_key_for(t, c, "dropout", c.model.embedding_dropout);
   return key.p > 0 ? dropout(t, x, key) : x;

@@ -9,11 +9,11 @@
 
 namespace megatron {
 
-enum class LossScaling { kNone, kConstant, kDynamic };
+enum class LossScaling { kOff, kConstant, kDynamic };
 
-/// The resolved rule. kNone (every type but fp16): scale 1 for ever, and a non-finite step is still skipped.
+/// The resolved rule. kOff (every type but fp16): scale 1 for ever, and a non-finite step is still skipped.
 struct LossScaler {
-  LossScaling kind = LossScaling::kNone;
+  LossScaling kind = LossScaling::kOff;
   double initial_scale = 1.0;
   double min_scale = 1.0;
   double growth_factor = 2.0;
@@ -29,7 +29,7 @@ struct LossScalerState {
   int64_t hysteresis_tracker = 0;  ///< overflows left before the scale shrinks; refilled only by growth
 };
 
-/// kNone unless params_dtype is fp16; then constant when loss_scale is set, else dynamic. Throws UsageError naming the
+/// kOff unless params_dtype is fp16; then constant when loss_scale is set, else dynamic. Throws UsageError naming the
 /// key when a value is out of range.
 LossScaler make_loss_scaler(const PrecisionConfig& settings);
 

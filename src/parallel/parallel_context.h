@@ -28,6 +28,8 @@ class ParallelContext {
 
   /// Before column-parallel work: all_gather of the sequence (sequence parallel), else enter.
   Value gather_in(Trace& t, Value x) const;
+  /// Indices or positions [S, ...] as the residual stream is placed: this rank's block of S under sequence parallelism.
+  Value to_stream(Trace& t, Value x) const;
   /// After row-parallel work: reduce_scatter over the sequence (sequence parallel), else all_reduce.
   Value reduce_out(Trace& t, Value x) const;
 

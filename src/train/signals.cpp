@@ -80,7 +80,7 @@ std::string signal_name(int signal) {
 
 std::string StopRequest::text() const {
   switch (reason) {
-    case StopReason::kNone:
+    case StopReason::kGoOn:
       return "none";
     case StopReason::kExitInterval:
       return "run.exit_interval reached";

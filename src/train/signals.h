@@ -9,7 +9,7 @@ namespace megatron {
 
 /// In the order of importance: where ranks differ, the greatest wins (a MAX all-reduce of the number).
 enum class StopReason : int {
-  kNone = 0,
+  kGoOn = 0,
   kExitInterval = 1,  ///< run.exit_interval divides the iteration
   kExitDuration = 2,  ///< run.exit_duration_in_mins is over
   kSignal = 3,        ///< SIGTERM, SIGINT or SIGUSR1
@@ -17,10 +17,10 @@ enum class StopReason : int {
 
 /// The answer to "go on?". A stop means: save a checkpoint unless this iteration has just been saved, exit with 75.
 struct StopRequest {
-  StopReason reason = StopReason::kNone;
+  StopReason reason = StopReason::kGoOn;
   int signal = 0;  ///< with kSignal on the rank that received it
 
-  bool stop() const { return reason != StopReason::kNone; }
+  bool stop() const { return reason != StopReason::kGoOn; }
   /// "SIGUSR1", "run.exit_duration_in_mins: 60 is over", ... for messages and exit_status.json.
   std::string text() const;
 };

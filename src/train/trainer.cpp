@@ -197,15 +197,24 @@ class Trainer {
       return;
     }
     log_warn(str_cat("iteration ", iteration, ": the gradient norm is not finite; the step was skipped, weights are unchanged"));
-    if (scaler_.kind == LossScaling::kDynamic || !config_.run.replay_non_finite) return;
+    if (scaler_.kind == LossScaling::kDynamic) return;  // expected: the scale was too large
+    const std::string place = config_.run.replay_non_finite ? first_non_finite(batches, weights, iteration) : "";
+    if (!place.empty()) log_warn(str_cat("iteration ", iteration, ": the first value that is not finite: ", place));
+    if (config_.training.check_for_nan_in_loss_and_grad) {
+      throw DataError(str_cat("iteration ", iteration, ": the gradient norm is not finite",
+                              place.empty() ? "" : "; the first bad value: " + place,
+                              "; the newest checkpoint is from before it (training.check_for_nan_in_loss_and_grad ends the run)"));
+    }
+  }
+
+  /// Repeats the step's micro-batches in checking mode; the weights are still those of the step.
+  std::string first_non_finite(const std::vector<Batch>& batches, double weights, int64_t iteration) {
     for (const Batch& batch : batches) {
       engine_->begin_step();
       const std::string place = engine_->locate_non_finite(batch, seed_of(batch, weights), iteration);
-      if (place.empty()) continue;
-      log_warn(str_cat("iteration ", iteration, ": the first value that is not finite: ", place));
-      return;
+      if (!place.empty()) return place;
     }
-    log_warn(str_cat("iteration ", iteration, ": every value of every micro-batch is finite; their sum overflows"));
+    return "none in any single micro-batch: their sum overflows";
   }
 
   bool evaluates_at(int64_t iteration) const {
@@ -278,6 +287,12 @@ class Trainer {
   std::vector<std::unique_ptr<MetricsSink>> sinks_;
 };
 
+LogLevel parse_log_level(const std::string& name) {
+  if (name == "debug") return LogLevel::kDebug;
+  if (name == "warning") return LogLevel::kWarn;
+  return name == "error" ? LogLevel::kError : LogLevel::kInfo;
+}
+
 }  // namespace
 
 ExitCode run_training(const LoadedConfig& loaded, const TrainOptions& options) {
@@ -285,6 +300,7 @@ ExitCode run_training(const LoadedConfig& loaded, const TrainOptions& options) {
   ExitStatus status;
   status.host = host_name();
   status.phase = "setup";
+  set_log_level(parse_log_level(loaded.config.logging.log_level));
   try {
     status.code = Trainer(loaded, options, folder, status).run();
     if (status.code == ExitCode::kDone) status.reason = "all iterations are done";

@@ -197,6 +197,4 @@ std::string message_of(Body body) {
 inline bool contains(const std::string& a, std::string_view b) {
   return a.find(b) != a.npos;
 }
-return text.find(part) != std::string::npos;
-}
 }  // namespace megatron::testing

@@ -206,8 +206,15 @@ TEST_CASE("derived defaults") {
   const auto with = [](const std::string& more) { return load_config_text(test::kSound + more, "x").config; };
   CHECK(with("checkpoint: {save: a}").checkpoint.save == "a");
   CHECK(with("logging: {tensorboard: false}").logging.tensorboard_dir.empty());
-  CHECK_FALSE(with("precision: {params_dtype: fp16}").training.check_for_nan_in_loss_and_grad);
-  CHECK(with("precision: {params_dtype: fp16, loss_scale: 8}").training.check_for_nan_in_loss_and_grad);
+  Config half;
+  half.precision.params_dtype = "fp16";
+  half.training.check_for_nan_in_loss_and_grad = true;
+  Config half_constant = half;
+  half_constant.precision.loss_scale = 8;
+  derive_defaults(half);
+  derive_defaults(half_constant);
+  CHECK_FALSE(half.training.check_for_nan_in_loss_and_grad);
+  CHECK(half_constant.training.check_for_nan_in_loss_and_grad);
   Config gated;
   gated.model.hidden_size = 4096;
   gated.model.swiglu = true;

@@ -118,7 +118,7 @@ TEST_CASE("constant scale and types without scaling never change") {
   CHECK(next_state(constant, initial_state(constant), true).scale == 1024);
   CHECK(restored_state(constant, {77.0, 5, 1}).scale == 1024);
   const LossScaler none = make_loss_scaler({});
-  CHECK(none.kind == LossScaling::kNone);
+  CHECK(none.kind == LossScaling::kOff);
   CHECK(next_state(none, initial_state(none), true).scale == 1.0);
   settings.params_dtype = "bf16";
   CHECK_THROWS_AS(make_loss_scaler(settings), UsageError);
