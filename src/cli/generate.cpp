@@ -37,6 +37,7 @@ std::vector<std::string> read_prompts(const std::string& path) {
 void run_generate(GenerateCommand& command) {
   std::vector<std::string> texts = command.prompts;
   if (!command.prompts_file.empty()) texts = read_prompts(command.prompts_file);
+  if (texts.empty()) throw UsageError("there is no prompt; give --prompt TEXT or --prompts FILE");
   if (command.greedy) command.options.sampling.temperature = 0;
   check(command.options.sampling);
   RunConfig run;

@@ -20,23 +20,47 @@ std::vector<std::string> subcommand_names(const CLI::App& app) {
   return names;
 }
 
-/// CLI11 only says that a sub-command is required; we name the nearest one.
-void check_first_word(const CLI::App& app, int argc, char** argv) {
-  if (argc < 2 || argv[1][0] == '-') return;
-  const std::vector<std::string> names = subcommand_names(app);
-  for (const std::string& name : names) {
-    if (name == argv[1]) return;
+std::vector<std::string> option_names(const CLI::App& app) {
+  std::vector<std::string> names;
+  for (const CLI::Option* option : app.get_options()) {
+    for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
   }
-  const std::string near = closest_match(argv[1], names);
-  throw UsageError(str_cat("unknown command '", argv[1], "'", near.empty() ? "" : str_cat("; did you mean '", near, "'?"),
-                           "\ncommands: ", join(names, ", ")));
+  return names;
+}
+
+std::string did_you_mean(const std::string& word, const std::vector<std::string>& names) {
+  const std::string near = closest_match(word, names);
+  return near.empty() ? "" : str_cat("; did you mean '", near, "'?");
+}
+
+/// One message for words that do not fit. CLI11 speaks of what is missing, but a word that it could not place says
+/// more.
+std::string explain(const CLI::App& app, const CLI::ParseError& error) {
+  const CLI::App* command = &app;
+  std::string path = app.get_name();
+  while (!command->get_subcommands().empty()) {
+    command = command->get_subcommands()[0];
+    path += " " + command->get_name();
+  }
+  const std::vector<std::string> left = app.remaining(true), commands = subcommand_names(*command);
+  const std::string word = left.empty() ? "" : left[0].substr(0, left[0].find('='));
+  std::string what = error.what();
+  if (starts_with(word, "-")) {
+    what = str_cat("unknown option '", word, "'", did_you_mean(word, option_names(*command)));
+  } else if (!word.empty() && !commands.empty()) {
+    what = str_cat("unknown command '", word, "'", did_you_mean(word, commands), "\ncommands: ", join(commands, ", "));
+  } else if (!word.empty()) {
+    what = str_cat("unexpected word '", left[0], "'");
+  } else if (!commands.empty()) {
+    what = str_cat("a command is missing: ", join(commands, ", "));
+  }
+  return str_cat(path, ": ", what, "\nsee ", path, " --help");
 }
 
 int run(int argc, char** argv) {
   CLI::App app("Trains, fine-tunes and runs large language models from YAML files.", "megatron");
   app.set_version_flag("--version", std::string("megatron ") + kVersion);
   app.require_subcommand(1);
-  app.failure_message(CLI::FailureMessage::help);
   add_bench_command(app);
   add_checkpoint_command(app);
   add_config_command(app);
@@ -49,11 +73,11 @@ int run(int argc, char** argv) {
   add_tokenizer_command(app);
   add_validate_command(app);
   try {
-    check_first_word(app, argc, argv);
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    const int code = app.exit(error);
-    return code == 0 ? 0 : static_cast<int>(ExitCode::kUsage);
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
+    std::fprintf(stderr, "error: %s\n", explain(app, error).c_str());
+    return static_cast<int>(ExitCode::kUsage);
   } catch (const StoppedResumable&) {
     return static_cast<int>(ExitCode::kResumable);
   } catch (const Error& error) {
@@ -69,4 +93,6 @@ int run(int argc, char** argv) {
 }  // namespace
 }  // namespace megatron
 
-int main(int argc, char** argv) { return megatron::run(argc, argv); }
+int main(int argc, char** argv) {
+  return megatron::run(argc, argv);
+}

@@ -51,6 +51,7 @@ class CollectiveKind final : public OpKind {
                            "use the collective that fits the placement"};
     }
     p = result_placement();
+    if (moves_blocks()) check_nesting(x, axis, mesh);
     if (is_view()) y.storage = x.storage;
     return {y};
   }
@@ -79,7 +80,8 @@ class CollectiveKind final : public OpKind {
     const Tensor &x = c.in(0), &y = c.out(0);
     std::vector<int64_t> counts;
     const int64_t whole = kind_ == Collective::kAllGather ? y.shape[0] : x.shape.rank() > 0 ? x.shape[0] : 1;
-    const int64_t row = x.shape.rank() > 0 && x.shape[0] > 0 ? x.numel() / x.shape[0] : 1;
+    int64_t row = 1;  // a rank may hold no rows at all
+    for (int d = 1; d < x.shape.rank(); ++d) row *= x.shape[d];
     for (int r = 0; r < c.comm->size(); ++r) counts.push_back(block_of(whole, c.comm->size(), r).size * row);
     switch (kind_) {
       case Collective::kAllReduce:
@@ -99,6 +101,20 @@ class CollectiveKind final : public OpKind {
   }
 
  private:
+  bool moves_blocks() const { return kind_ != Collective::kAllReduce && kind_ != Collective::kEnter; }
+
+  /// Blocks of an inner (earlier) mesh axis lie inside those of an outer one, so only the innermost shard of dimension 0
+  /// can be made or undone by itself.
+  void check_nesting(const ValueInfo& x, int axis, const Mesh& mesh) const {
+    if (x.shape.rank() == 0) throw PlacementError{"a scalar has no dimension to cut", "use all_reduce"};
+    for (int inner = 0; inner < axis; ++inner) {
+      if (x.placement[static_cast<size_t>(inner)] != AxisPlacement::S(0)) continue;
+      const std::string& name = mesh.axes[static_cast<size_t>(inner)].name;
+      throw PlacementError{str_cat("dimension 0 is also sharded over ", name, ", whose blocks lie inside those of ", axis_),
+                           str_cat("gather over ", name, " first")};
+    }
+  }
+
   AxisPlacement operand_placement() const {
     switch (kind_) {
       case Collective::kAllReduce:

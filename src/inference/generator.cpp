@@ -24,14 +24,14 @@ double now() {
 class Runner {
  public:
   Runner(InferenceModel& model, int64_t batch, int64_t longest_prompt, int64_t cache_length)
-      : model_(model), batch_(batch), chunk_(std::min(longest_prompt, kPrefillChunk)) {
+      : model_(model), store_(model.device()), batch_(batch), chunk_(std::min(longest_prompt, kPrefillChunk)) {
     Plan prefill = plan(chunk_, cache_length), decode = plan(1, cache_length);
-    auto arena = std::make_shared<Buffer>(model.store().device(), std::max(prefill.arena_bytes(), decode.arena_bytes()));
+    auto arena = std::make_shared<Buffer>(model.device(), std::max(prefill.arena_bytes(), decode.arena_bytes()));
     Executor::Options options;
     options.pool = &model.pool();
-    model.load_parameters(decode.program);
-    prefill_ = std::make_unique<Executor>(std::move(prefill), model.store(), arena, options);
-    decode_ = std::make_unique<Executor>(std::move(decode), model.store(), arena, options);
+    model.load_parameters(decode.program, store_);
+    prefill_ = std::make_unique<Executor>(std::move(prefill), store_, arena, options);
+    decode_ = std::make_unique<Executor>(std::move(decode), store_, arena, options);
   }
 
   int64_t chunk() const { return chunk_; }
@@ -52,8 +52,9 @@ class Runner {
     logits_ = executor.output("logits");
   }
 
+  /// Of the ids that are text: a model may have more rows than its tokenizer has ids.
   std::vector<double> logits(int64_t b) const {
-    std::vector<double> values(static_cast<size_t>(model_.spec().vocab_size));
+    std::vector<double> values(static_cast<size_t>(std::min(model_.spec().vocab_size, model_.tokenizer().vocab_size())));
     dispatch_floating("logits", logits_.dtype, [&](auto tag) {
       using T = decltype(tag);
       const T* row = logits_.as<T>() + b * logits_.shape[1];
@@ -73,6 +74,7 @@ class Runner {
   }
 
   InferenceModel& model_;
+  Store store_;  ///< its own: the caches have the sizes of this batch
   int64_t batch_, chunk_;
   std::unique_ptr<Executor> prefill_, decode_;
   Tensor logits_;
@@ -174,17 +176,27 @@ class Session {
     s.context.push_back(id);
     s.result.tokens.push_back(id);
     s.result.text += s.decoder.push(id);
-    for (const std::string& stop : options_.stop) {
-      const size_t at = s.result.text.find(stop);
-      if (at == std::string::npos) continue;
-      s.result.text.resize(at);
+    const size_t stop = first_stop(s.result.text);
+    if (stop != std::string::npos) {
+      s.result.text.resize(stop);
       return finish(b, "stop");
     }
     if (static_cast<int64_t>(s.result.tokens.size()) >= options_.num_tokens_to_generate) return finish(b, "length");
     // Text that may become the beginning of a stop text waits.
-    const size_t certain = s.result.text.size() - std::min(s.result.text.size(), longest_stop_ > 0 ? longest_stop_ - 1 : 0);
+    size_t certain = s.result.text.size() - std::min(s.result.text.size(), longest_stop_ > 0 ? longest_stop_ - 1 : 0);
+    while (certain > 0 && certain < s.result.text.size() && is_continuation(s.result.text[certain])) --certain;
     send(b, certain);
   }
+
+  /// Of all stop texts the place of the first one; npos: none.
+  size_t first_stop(const std::string& text) const {
+    size_t first = std::string::npos;
+    for (const std::string& stop : options_.stop) first = std::min(first, text.find(stop));
+    return first;
+  }
+
+  /// A byte within a UTF-8 character: no piece of text begins with it.
+  static bool is_continuation(char c) { return (static_cast<unsigned char>(c) & 0xC0) == 0x80; }
 
   void finish(size_t b, const char* reason) {
     Sequence& s = sequences_[b];
@@ -228,6 +240,9 @@ std::vector<Generation> generate(InferenceModel& model, const std::vector<std::v
   check(options.sampling);
   if (options.num_tokens_to_generate < 1) throw UsageError("--num-tokens-to-generate: give 1 or more");
   if (prompts.empty()) throw UsageError("there is no prompt; give --prompt TEXT or --prompts FILE");
+  for (const std::string& stop : options.stop) {
+    if (stop.empty()) throw UsageError("--stop: give a text that is not empty");
+  }
   check_lengths(model, prompts, options.num_tokens_to_generate);
   Session session(model, options, sink);
   for (const std::vector<TokenId>& prompt : prompts) session.add(prompt);

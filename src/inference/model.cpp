@@ -5,6 +5,7 @@
 #include "base/strings.h"
 #include "checkpoint/layout.h"
 #include "config/load.h"
+#include "kernels/linear/gemm_cpu.h"
 #include "parallel/rank_device.h"
 
 namespace megatron {
@@ -38,12 +39,13 @@ InferenceModel::InferenceModel(const std::string& load, std::optional<int64_t> s
       tokenizer_(open_tokenizer(reader_, config_)),
       spec_(make_model_spec(config_, config_.model.vocab_size.value_or(tokenizer_->vocab_size()))),
       device_(make_device(run)),
-      pool_(std::make_unique<ThreadPool>(cpu_threads(run))),
-      store_(std::make_unique<Store>(*device_)) {}
+      pool_(std::make_unique<ThreadPool>(cpu_threads(run))) {
+  verify_blas();
+}
 
-void InferenceModel::load_parameters(const Program& program) {
+void InferenceModel::load_parameters(const Program& program, Store& store) const {
   for (const ParameterInfo& p : program.parameters) {
-    const Tensor tensor = store_->require(program, p.value);
+    const Tensor tensor = store.require(program, p.value);
     const ValueInfo& info = program.value(p.value);
     reader_.read({info.name, StateKind::kParameter, info.dtype, {info.shape.begin(), info.shape.end()}},
                  {static_cast<std::byte*>(tensor.data), static_cast<size_t>(tensor.bytes())});

@@ -26,11 +26,11 @@ class InferenceModel {
   const ModelSpec& spec() const { return spec_; }
   const Tokenizer& tokenizer() const { return *tokenizer_; }
   const std::string& folder() const { return reader_.folder(); }
-  Store& store() { return *store_; }
+  Device& device() { return *device_; }
   ThreadPool& pool() { return *pool_; }
 
-  /// Reads the parameters of `program` into the store.
-  void load_parameters(const Program& program);
+  /// Reads the parameters of `program` into `store`.
+  void load_parameters(const Program& program, Store& store) const;
 
  private:
   CheckpointReader reader_;
@@ -39,7 +39,6 @@ class InferenceModel {
   ModelSpec spec_;
   std::unique_ptr<Device> device_;
   std::unique_ptr<ThreadPool> pool_;
-  std::unique_ptr<Store> store_;
 };
 
 }  // namespace megatron

@@ -47,7 +47,8 @@ TokenId sample(std::span<const double> given, const std::vector<TokenId>& contex
   MEGATRON_CHECK(!logits.empty(), "no logits");
   if (o.repetition_penalty != 1.0) penalize(logits, context, o.repetition_penalty);
   const auto greedy = std::max_element(logits.begin(), logits.end());
-  if (!std::isfinite(*greedy)) throw DataError("the model gave logits that are not finite: its weights are damaged or diverged");
+  const bool sound = std::all_of(logits.begin(), logits.end(), [](double logit) { return std::isfinite(logit); });
+  if (!sound) throw DataError("the model gave logits that are not finite: its weights are damaged or diverged");
   if (o.temperature == 0 || o.top_k == 1) return static_cast<TokenId>(greedy - logits.begin());
 
   std::vector<TokenId> order(logits.size());

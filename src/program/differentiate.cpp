@@ -95,20 +95,23 @@ class Differentiator {
     if (fresh) return;
     const Value earlier = place->second;
     check_same_type(earlier.id, gradient.id, target);
-    place->second = sole && can_accumulate(gradient.id) && is_dense(earlier.id) ? accumulate_on(gradient, earlier)
-                                                                       : add(trace_, earlier, gradient);
+    const bool in_place = sole && can_accumulate(gradient.id, earlier.id) && is_dense(earlier.id);
+    place->second = in_place ? accumulate_on(gradient, earlier) : add(trace_, earlier, gradient);
   }
 
-  /// Result `v` was made just now, by an operation that can add to something else instead of overwriting.
-  bool can_accumulate(ValueId v) const {
+  /// Result `v` was made just now, by an operation that can add to `earlier` instead of overwriting.
+  bool can_accumulate(ValueId v, ValueId earlier) const {
     const ValueInfo& info = program_.value(v);
+    if (program_.value(earlier).producer >= info.producer) return false;  // the sum so far must be there when it runs
     if (info.producer < first_new_op_ && !is_fused_loss_result(v)) return false;
     if (info.producer == kNone || info.storage.root != v) return false;
     const Op& op = program_.op(info.producer);
+    bool can = false;
     for (size_t i = 0; i < op.results.size(); ++i) {
-      if (op.results[i] == v) return op.kind->accumulates(static_cast<int>(i)) && op.accumulate[i] == kNone;
+      if (op.accumulate[i] == earlier) return false;  // two results of one operation cannot add to the same memory
+      if (op.results[i] == v) can = op.kind->accumulates(static_cast<int>(i)) && op.accumulate[i] == kNone;
     }
-    return false;
+    return can;
   }
 
   /// Fused losses make gradients in the forward: nobody has read them before.
@@ -144,7 +147,7 @@ class Differentiator {
     if (info.gradient == kNone) {
       info.gradient = trace_.state(gradient_name(program_.value(parameter).name), dtype, g.shape, g.placement).id;
     }
-    if (sole && g.dtype == dtype && can_accumulate(gradient)) {
+    if (sole && g.dtype == dtype && can_accumulate(gradient, info.gradient)) {
       trace_.accumulate_into({gradient}, {info.gradient});
     } else {
       accumulate(trace_, {gradient}, {info.gradient});

@@ -164,19 +164,23 @@ class Packer {
     for (size_t r = 0; r < op.results.size(); ++r) {
       const ValueId result = op.results[r];
       if (op.accumulate[r] != kNone) {
-        take_over(op, result, op.accumulate[r], position);
+        take_over(op, result, op.accumulate[r], kNone, position);
       } else if (plan_.options.reuse && op.kind->overwrites(static_cast<int>(r)) != kNone) {
         const ValueId operand = op.operands[static_cast<size_t>(op.kind->overwrites(static_cast<int>(r)))];
-        if (operand != kNone) take_over(op, result, operand, position);
+        if (operand != kNone) take_over(op, result, operand, operand, position);
       }
     }
   }
 
-  void take_over(const Op& op, ValueId result, ValueId from, int position) {
+  /// `readable`: the operand that the kernel may read while it writes the result over it, or kNone.
+  void take_over(const Op& op, ValueId result, ValueId from, ValueId readable, int position) {
     const ValueId old_root = root(result), new_root = root(from);
     if (old_root == new_root || old_root != result) return;
     for (ValueId v : op.operands) {  // another operand in the same memory would be overwritten while it is read
-      if (v != kNone && v != from && root(v) == new_root) return;
+      if (v != kNone && v != readable && root(v) == new_root) return;
+    }
+    for (ValueId v : op.results) {  // another result has it already
+      if (root(v) == new_root) return;
     }
     const ValueInfo& memory = program_.value(new_root);
     if (memory.lifetime != Lifetime::kActivation || life_[static_cast<size_t>(new_root)].last != position) return;

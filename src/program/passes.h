@@ -20,11 +20,13 @@ void differentiate(Program& program);
 std::string gradient_name(const std::string& parameter);
 
 /// Drops the values for which `drop` is true after the forward: their producers are emitted again in B, right before the
-/// first backward use. Operations that change state are never emitted again, and their results are kept.
+/// first backward use. Operations that change state, or read state that the program changes, are never emitted again, and
+/// their results are kept.
 /// Returns the number of values dropped.
 int recompute(Program& program, const std::function<bool(const Program&, ValueId)>& drop);
 
-/// Moves operations that only make parameter gradients from B to W (for schedules that fill bubbles with them).
+/// Moves operations that only make parameter gradients, and those that read what they make, from B to W (for schedules that
+/// fill bubbles with them).
 void move_weight_gradients(Program& program);
 
 /// Removes operations whose results nobody reads and that change no state; unread results of the others stay and are

@@ -30,15 +30,19 @@ class Recomputer {
   Recomputer(Program& program, std::vector<bool> dropped) : program_(program), dropped_(std::move(dropped)) {}
 
   void run() {
-    const std::vector<OpId> before = program_.list(Phase::kBackward);
-    for (OpId id : before) {
-      for (size_t i = 0; i < program_.op(id).operands.size(); ++i) {
-        const ValueId now = again(program_.op(id).operands[i]);
-        program_.op(id).operands[i] = now;
+    for (Phase phase : {Phase::kBackward, Phase::kWeightGradient}) {
+      list_.clear();
+      const std::vector<OpId> before = program_.list(phase);
+      for (OpId id : before) {
+        std::vector<ValueId> operands = program_.op(id).operands, sums = program_.op(id).accumulate;
+        for (ValueId& v : operands) v = again(v);
+        for (ValueId& v : sums) v = again(v);
+        program_.op(id).operands = std::move(operands);
+        program_.op(id).accumulate = std::move(sums);
+        list_.push_back(id);
       }
-      list_.push_back(id);
+      program_.list(phase) = list_;
     }
-    program_.list(Phase::kBackward) = std::move(list_);
   }
 
  private:
@@ -54,6 +58,7 @@ class Recomputer {
   void emit_again(OpId id) {
     Op op = program_.op(id);
     for (ValueId& operand : op.operands) operand = again(operand);
+    for (ValueId& sum : op.accumulate) sum = again(sum);
     op.recompute_of = id;
     const auto new_id = static_cast<OpId>(program_.ops.size());
     for (ValueId& result : op.results) {
@@ -82,14 +87,38 @@ class Recomputer {
   std::vector<OpId> list_;
 };
 
+/// Persistent memory that the micro-batch itself changes: what was read from it cannot be read again later.
+std::vector<bool> changing_roots(const Program& program) {
+  std::vector<bool> changing(program.values.size(), false);
+  const auto mark = [&](ValueId v) { changing[static_cast<size_t>(program.value(v).storage.root)] = true; };
+  for (const auto& list : program.lists) {
+    for (OpId id : list) {
+      const Op& op = program.op(id);
+      for (int i : op.kind->updates()) mark(op.operands[static_cast<size_t>(i)]);
+      for (ValueId target : op.accumulate) {
+        if (target != kNone && persistent(program.value(target))) mark(target);
+      }
+    }
+  }
+  return changing;
+}
+
+bool reads_any(const Program& program, const Op& op, const std::vector<bool>& roots) {
+  for (ValueId v : op.operands) {
+    if (v != kNone && roots[static_cast<size_t>(program.value(v).storage.root)]) return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 int recompute(Program& program, const std::function<bool(const Program&, ValueId)>& drop) {
   std::vector<bool> dropped(program.values.size(), false);
+  const std::vector<bool> changing = changing_roots(program);
   int count = 0;
   for (OpId id : program.list(Phase::kForward)) {
     const Op& op = program.op(id);
-    if (changes_state(program, op)) continue;
+    if (changes_state(program, op) || reads_any(program, op, changing)) continue;
     if (op.kind->is_view()) {  // a view goes with the memory it lies in
       const bool gone = dropped[static_cast<size_t>(op.operands[0])];
       for (ValueId v : op.results) dropped[static_cast<size_t>(v)] = gone;
@@ -108,8 +137,14 @@ int recompute(Program& program, const std::function<bool(const Program&, ValueId
 
 void move_weight_gradients(Program& program) {
   std::vector<OpId> stay, move;
+  std::vector<bool> late(program.values.size(), false);  // made in W
   for (OpId id : program.list(Phase::kBackward)) {
-    (program.op(id).kind->is_weight_gradient() ? move : stay).push_back(id);
+    const Op& op = program.op(id);
+    bool moves = op.kind->is_weight_gradient();
+    for (ValueId v : op.operands) moves = moves || (v != kNone && late[static_cast<size_t>(v)]);
+    for (ValueId v : op.accumulate) moves = moves || (v != kNone && late[static_cast<size_t>(v)]);
+    for (ValueId v : op.results) late[static_cast<size_t>(v)] = moves;
+    (moves ? move : stay).push_back(id);
   }
   program.list(Phase::kBackward) = std::move(stay);
   auto& weight = program.list(Phase::kWeightGradient);
@@ -153,6 +188,10 @@ void verify_op(const Program& program, OpId id, std::vector<bool>& made) {
     if (v == kNone) continue;
     const bool ready = program.value(v).producer == kNone || made[static_cast<size_t>(v)];
     MEGATRON_CHECK(ready, str_cat("'", op.scope, "': ", op.kind->name(), " reads ", program.label(v), " before it is made"));
+  }
+  for (ValueId v : op.accumulate) {
+    const bool ready = v == kNone || program.value(v).producer == kNone || made[static_cast<size_t>(v)];
+    MEGATRON_CHECK(ready, str_cat("'", op.scope, "': ", op.kind->name(), " adds to ", program.label(v), " before it is made"));
   }
   std::vector<ValueInfo> inferred;
   try {

@@ -1,6 +1,8 @@
 #include "program/views.h"
 
 #include <numeric>
+#include <set>
+#include <utility>
 
 #include "base/check.h"
 #include "base/strings.h"
@@ -70,6 +72,7 @@ class Reshape final : public OpKind {
       const AxisPlacement& p = x.placement[axis];
       y.placement[axis] = p.sharded() ? move_shard(x.shape, p.dim, groups, mesh.axes[axis]) : p;
     }
+    for (const DimGroup& g : groups) check_blocks(x, y.placement, g, mesh);
     for (const DimGroup& g : groups) {
       if (x.sample_dim == g.old_begin && g.old_end == g.old_begin + 1 && g.new_end == g.new_begin + 1) y.sample_dim = g.new_begin;
     }
@@ -86,22 +89,49 @@ class Reshape final : public OpKind {
   }
 
  private:
-  AxisPlacement move_shard(const Dims& from, int dim, const std::vector<DimGroup>& groups, const MeshAxis& axis) const {
-    for (const DimGroup& g : groups) {
-      if (dim < g.old_begin || dim >= g.old_end) continue;
-      int64_t inner_old = 1, inner_new = 1;
-      for (int d = g.old_begin + 1; d < g.old_end; ++d) inner_old *= from[d];
-      for (int d = g.new_begin + 1; d < g.new_end; ++d) inner_new *= shape_[d];
-      bool same = dim == g.old_begin && g.new_begin < g.new_end;
-      for (int part = 0; same && part < axis.size; ++part) {
-        same = block_of(from[dim], axis.size, part).size * inner_old ==
-               block_of(shape_[g.new_begin], axis.size, part).size * inner_new;
-      }
-      if (same) return AxisPlacement::S(g.new_begin);
-    }
+  [[noreturn]] void refuse(int dim, const MeshAxis& axis) const {
     throw PlacementError{str_cat("a reshape to ", to_string(shape_), " would mix the blocks of dimension ", dim,
                                  ", which is sharded over ", axis.name),
                          "keep the sharded dimension outermost, or gather first"};
+  }
+
+  /// The sharded dimension is the outermost of its group (sizes of 1 aside), and so is the one that it becomes.
+  AxisPlacement move_shard(const Dims& from, int dim, const std::vector<DimGroup>& groups, const MeshAxis& axis) const {
+    for (const DimGroup& g : groups) {
+      if (dim < g.old_begin || dim >= g.old_end) continue;
+      for (int d = g.old_begin; d < dim; ++d) {
+        if (from[d] != 1) refuse(dim, axis);
+      }
+      int target = g.new_begin;
+      while (target + 1 < g.new_end && shape_[target] == 1 && from[dim] != 1) ++target;
+      if (target < g.new_end) return AxisPlacement::S(target);
+    }
+    refuse(dim, axis);
+  }
+
+  /// Every rank must hold the same elements before and after. Blocks of several axes on one dimension nest as in
+  /// local_box(), later axes outside.
+  void check_blocks(const ValueInfo& x, const Placement& placement, const DimGroup& g, const Mesh& mesh) const {
+    std::set<std::pair<int64_t, int64_t>> blocks;  // sizes (before, after) that occur on some rank
+    for (size_t axis = mesh.axes.size(); axis-- > 0;) {
+      const int dim = x.placement[axis].dim, target = placement[axis].dim, parts = mesh.axes[axis].size;
+      if (!x.placement[axis].sharded() || dim < g.old_begin || dim >= g.old_end) continue;
+      int64_t inner_old = 1, inner_new = 1;
+      for (int d = dim + 1; d < g.old_end; ++d) inner_old *= x.shape[d];
+      for (int d = target + 1; d < g.new_end; ++d) inner_new *= shape_[d];
+      if (blocks.empty()) blocks.insert({x.shape[dim], shape_[target]});
+      std::set<std::pair<int64_t, int64_t>> inner;
+      for (const auto& [before, after] : blocks) {
+        for (int part = 0; part < parts; ++part) {
+          const Block a = block_of(before, parts, part), b = block_of(after, parts, part);
+          if (a.begin * inner_old != b.begin * inner_new || a.size * inner_old != b.size * inner_new) {
+            refuse(dim, mesh.axes[axis]);
+          }
+          inner.insert({a.size, b.size});
+        }
+      }
+      blocks = std::move(inner);
+    }
   }
 
   Dims shape_;
@@ -122,7 +152,7 @@ class Split final : public OpKind {
   std::vector<ValueInfo> infer(const Operands& operands, const Mesh&) const override {
     const ValueInfo& x = *operands[0];
     const int64_t total = std::accumulate(sizes_.begin(), sizes_.end(), int64_t{0});
-    if (dim_ >= x.shape.rank() || total != x.shape[dim_]) {
+    if (dim_ < 0 || dim_ >= x.shape.rank() || total != x.shape[dim_]) {
       throw PlacementError{str_cat("parts of dimension ", dim_, " add up to ", total, ", the value is ", to_string(x.shape)),
                            "give sizes that add up"};
     }

@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "base/strings.h"
+#include "kernels/linear/gemm_cpu.h"
 #include "nn/language_model.h"
 #include "optim/update_program.h"
 #include "parallel/rank_device.h"
@@ -50,6 +51,7 @@ TrainEngine::TrainEngine(const Config& config, TrainPrograms programs)
       store_(std::make_unique<Store>(*device_)),
       programs_(std::move(programs)),
       arena_(std::make_shared<Buffer>(*device_, programs_.arena_bytes())) {
+  verify_blas();
   Executor::Options options;
   options.pool = pool_.get();
   const auto make = [&](const Plan& plan) { return std::make_unique<Executor>(plan, *store_, arena_, options); };

@@ -65,6 +65,7 @@ std::optional<Resumed> resume(const ResumeOptions& options, const Program& progr
   load_tensors(reader, program, store, optimizer);
   Resumed resumed;
   resumed.schedule = configured;
+  resumed.weights_only = weights_only;
   if (weights_only) {
     log_info(str_cat("loaded the weights of ", reader.folder(), "; iteration, optimizer and data start anew"));
     return resumed;

@@ -18,6 +18,7 @@ struct ResumeOptions {
 };
 
 struct Resumed {
+  bool weights_only = false;  ///< progress starts anew
   Progress progress;
   Schedule schedule;  ///< that the run goes on with
 };

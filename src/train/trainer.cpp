@@ -96,7 +96,7 @@ class Trainer {
     const std::optional<Resumed> resumed = resume(options, engine_->train_program(), engine_->store(), schedule_);
     if (!resumed) return;
     schedule_ = resumed->schedule;
-    if (options.finetune) return;
+    if (resumed->weights_only) return;
     progress_ = resumed->progress;
     progress_.scaler = restored_state(scaler_, progress_.scaler);
     saved_iteration_ = progress_.iteration;
@@ -106,14 +106,15 @@ class Trainer {
     loader_ = std::make_unique<BatchLoader>(
         data_.splits.train, data_.batch_options, data_parallel_share(config_.training.micro_batch_size, 0, 1),
         progress_.consumed_samples, static_cast<int>(std::max<int64_t>(1, config_.data.num_workers)) * static_cast<int>(micro_batches()));
-    if (progress_.iteration == 0 || config_.training.skip_train) report_evaluation_only(evaluations(0));
+    if (progress_.iteration == 0 || config_.training.skip_train) report_evaluation_only(evaluations());
     while (!config_.training.skip_train && progress_.iteration < total_) {
       status_.phase = "train";
       StepMetrics metrics = step();
       status_.iteration = progress_.iteration;
-      if (evaluates_at(progress_.iteration)) metrics.evaluations = evaluations(progress_.iteration);
+      if (evaluates_at(progress_.iteration)) metrics.evaluations = evaluations();
       if (progress_.iteration == total_) add_final_evaluations(metrics);
       for (const auto& sink : sinks_) sink->write(metrics);
+      if (!fatal_.empty()) throw DataError(fatal_);
       const bool due = config_.checkpoint.save_interval && progress_.iteration % *config_.checkpoint.save_interval == 0;
       if (due) save();
       if (progress_.iteration == total_) break;
@@ -196,25 +197,33 @@ class Trainer {
       progress_.schedule.num_steps += m.batch_size;
       return;
     }
-    log_warn(str_cat("iteration ", iteration, ": the gradient norm is not finite; the step was skipped, weights are unchanged"));
-    if (scaler_.kind == LossScaling::kDynamic) return;  // expected: the scale was too large
-    const std::string place = config_.run.replay_non_finite ? first_non_finite(batches, weights, iteration) : "";
-    if (!place.empty()) log_warn(str_cat("iteration ", iteration, ": the first value that is not finite: ", place));
-    if (config_.training.check_for_nan_in_loss_and_grad) {
-      throw DataError(str_cat("iteration ", iteration, ": the gradient norm is not finite",
-                              place.empty() ? "" : "; the first bad value: " + place,
-                              "; the newest checkpoint is from before it (training.check_for_nan_in_loss_and_grad ends the run)"));
-    }
+    report_non_finite(batches, weights, iteration);
   }
 
-  /// Repeats the step's micro-batches in checking mode; the weights are still those of the step.
+  /// A skipped step: says what was not finite, and ends the run after this iteration where the configuration wants that.
+  void report_non_finite(const std::vector<Batch>& batches, double weights, int64_t iteration) {
+    const std::string what =
+        str_cat("iteration ", iteration, ": the gradient norm is not finite; the step was skipped, weights are unchanged");
+    log_warn(what);
+    std::string place;
+    if (scaler_.kind != LossScaling::kDynamic && config_.run.replay_non_finite) {
+      place = first_non_finite(batches, weights, iteration);
+      log_warn(str_cat("iteration ", iteration, ": ", place));
+    }
+    if (!config_.training.check_for_nan_in_loss_and_grad) return;
+    fatal_ = str_cat(what, place.empty() ? "" : "; " + place,
+                     ". Look at the data and the learning rate, or set training.check_for_nan_in_loss_and_grad: false to skip such "
+                     "steps and go on");
+  }
+
+  /// The replay that names the first value that is not finite.
   std::string first_non_finite(const std::vector<Batch>& batches, double weights, int64_t iteration) {
     for (const Batch& batch : batches) {
       engine_->begin_step();
       const std::string place = engine_->locate_non_finite(batch, seed_of(batch, weights), iteration);
-      if (!place.empty()) return place;
+      if (!place.empty()) return "the first value that is not finite: " + place;
     }
-    return "none in any single micro-batch: their sum overflows";
+    return "every value of every micro-batch is finite; their sum overflows";
   }
 
   bool evaluates_at(int64_t iteration) const {
@@ -227,15 +236,15 @@ class Trainer {
     return evaluate(*engine_, set, data_.batch_options, samples);
   }
 
-  std::vector<Evaluation> evaluations(int64_t iteration) {
+  std::vector<Evaluation> evaluations() {
     status_.phase = "evaluate";
     const bool wanted = config_.training.eval_iters > 0 || config_.training.full_validation;
-    if (!wanted || !data_.splits.valid || (iteration == 0 && !config_.training.eval_interval)) return {};
+    if (!wanted || !data_.splits.valid) return {};
     return {Evaluation{"valid", "", {{"lm_loss", run_evaluation(data_.splits.valid, config_.training.full_validation)}}}};
   }
 
   void add_final_evaluations(StepMetrics& metrics) {
-    for (Evaluation& e : evaluations(progress_.iteration)) metrics.evaluations.push_back(std::move(e));
+    for (Evaluation& e : evaluations()) metrics.evaluations.push_back(std::move(e));
     if (data_.splits.test && config_.training.eval_iters > 0) {
       metrics.evaluations.push_back({"test", "", {{"lm_loss", run_evaluation(data_.splits.test, false)}}});
     }
@@ -281,6 +290,7 @@ class Trainer {
   Progress progress_;
   int64_t total_ = 0;
   int64_t saved_iteration_ = -1;
+  std::string fatal_;  ///< why the run ends after this iteration
   std::unique_ptr<TrainEngine> engine_;
   std::unique_ptr<CheckpointStore> checkpoints_;
   std::unique_ptr<BatchLoader> loader_;

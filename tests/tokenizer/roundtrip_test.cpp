@@ -143,7 +143,8 @@ TEST_CASE("streaming emits whole characters and the same text") {
     return true;
   };
   std::vector<std::string> texts;
-  for (const std::string text : test::golden_json("encodings.json")["texts"]) texts.push_back(text);
+  const nlohmann::json golden = test::golden_json("encodings.json");
+  for (const std::string text : golden["texts"]) texts.push_back(text);
   for (int i = 0; i < 500; ++i) texts.push_back(random_bytes(random, 60));
   for (const std::string& text : texts) {
     for (const Tokenizer* each :

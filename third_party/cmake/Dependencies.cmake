@@ -47,6 +47,10 @@ endif()
 
 add_library(megatron_options INTERFACE)
 target_compile_options(megatron_options INTERFACE -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion)
+# GCC 12 sees overlaps in std::string that are not there (GCC bug 105651).
+target_compile_options(megatron_options INTERFACE -Wno-restrict)
+# Neither errno nor floating-point traps are looked at anywhere; without these two GCC leaves loops over exp() scalar.
+target_compile_options(megatron_options INTERFACE -fno-math-errno -fno-trapping-math)
 if(MEGATRON_CPU_ARCH)
   # fp contraction off: the same expression must give the same bits wherever it is inlined.
   target_compile_options(megatron_options INTERFACE -march=${MEGATRON_CPU_ARCH} -ffp-contract=off)
