@@ -9,7 +9,8 @@ tokenizer.json   the base tokenizer: byte-level BPE as BpeTrainer makes it
 vocab.json, merges.txt   the same in GPT-2's files
 encodings.json   {"texts": [...], "variants": [{"name", "patch" or "tokenizer", "ids": [...], "special_ids": {...}}]};
                  a patch is a JSON merge patch (RFC 7396) of the base; special_ids: ids with special tokens by text number
-trained.json     [{"text", "vocab_size", "min_frequency", "merges"}]: what BpeTrainer learns from small texts
+trained.json     [{"text", "vocab_size", "min_frequency", "special_tokens", "merges", "tokens", "special_ids"}]: what
+                 BpeTrainer learns from small texts; text null: corpus.txt
 """
 import copy
 import json
@@ -105,7 +106,7 @@ def added(token_id, content, **flags):
     return {**token, **flags}
 
 
-def variants(size):
+def variants(size, merges):
     end = added(0, "<|endoftext|>")
     strips = [end, added(size, "[MASK]", lstrip=True), added(size + 1, "cat", single_word=True, special=False),
               added(size + 2, "<a>", rstrip=True), added(size + 3, "<ab>"), added(size + 4, "<a", special=False),
@@ -116,6 +117,8 @@ def variants(size):
     yield "gpt2, prefix space", {"pre_tokenizer": byte_level(True, True)}
     yield "llama3", {"pre_tokenizer": sequence(split(LLAMA3), byte_level()), "model": {"ignore_merges": True}, "added_tokens": bos,
                      "post_processor": {"type": "Sequence", "processors": [byte_level(True, True), template(["<s>"], [], {"<s>": size})]}}
+    yield "whole words first", {"model": {"ignore_merges": True, "merges": merges[:40]}}
+    yield "few merges", {"model": {"merges": merges[:40]}}
     yield "qwen2", {"normalizer": {"type": "NFC"}, "pre_tokenizer": sequence(split(QWEN2), byte_level())}
     yield "bos and eos", {"added_tokens": bos, "post_processor": template(["<s>"], ["</s>"], ids)}
     yield "cased words", {"pre_tokenizer": sequence(split(CASED), byte_level())}
@@ -156,11 +159,11 @@ def merge_patch(target, patch):
     return result
 
 
-def train(text, vocab_size, min_frequency):
+def train(text, vocab_size, min_frequency, specials=("<|endoftext|>",)):
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=vocab_size, min_frequency=min_frequency, special_tokens=["<|endoftext|>"],
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, min_frequency=min_frequency, special_tokens=list(specials),
                                   initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
     tokenizer.train_from_iterator([text], trainer)
     return tokenizer
@@ -170,6 +173,7 @@ def training_cases(rng, corpus):
     yield corpus, 900, 2
     yield corpus, 1500, 0
     yield corpus, 3000, 5
+    yield corpus, 700, 2, ["[end]", "the", "a", "<é>", "Ġin"]  # special tokens that merges make too
     for letters, vocab_size in (("ab", 330), ("ab", 400), ("abc", 700), ("aab ", 600), ("aaaab", 420)):
         yield "".join(rng.choice(letters + " ") for _ in range(4000)), vocab_size, rng.choice([0, 2])
     yield " ".join("a" * rng.randint(1, 30) for _ in range(100)), 300, 0
@@ -187,7 +191,7 @@ def main():
     base.model.save(str(OUT))
     texts = make_texts(rng, corpus)
     result = []
-    every = [(name, {"patch": patch}, merge_patch(base_json, patch)) for name, patch in variants(len(base_json["model"]["vocab"]))]
+    every = [(name, {"patch": patch}, merge_patch(base_json, patch)) for name, patch in variants(len(base_json["model"]["vocab"]), base_json["model"]["merges"])]
     every += [(f"unknown bytes, fused: {fuse}", {"tokenizer": unknown_bytes(fuse)}, unknown_bytes(fuse)) for fuse in (False, True)]
     for name, source, whole in every:
         tokenizer = Tokenizer.from_str(json.dumps(whole))
@@ -196,10 +200,12 @@ def main():
         result.append({"name": name, **source, "ids": plain, "special_ids": special})
     write(OUT / "encodings.json", {"texts": texts, "variants": result})
     trained = []
-    for text, vocab_size, min_frequency in training_cases(rng, corpus):
-        merges = json.loads(train(text, vocab_size, min_frequency).to_str())["model"]["merges"]
+    for text, vocab_size, min_frequency, *specials in training_cases(rng, corpus):
+        model = json.loads(train(text, vocab_size, min_frequency, *specials).to_str())["model"]
         trained.append({"text": None if text is corpus else text, "vocab_size": vocab_size, "min_frequency": min_frequency,
-                        "merges": [" ".join(merge) for merge in merges]})
+                        "special_tokens": specials[0] if specials else ["<|endoftext|>"],
+                        "merges": [" ".join(merge) for merge in model["merges"]], "tokens": len(model["vocab"]),
+                        "special_ids": [model["vocab"][token] for token in (specials[0] if specials else [])]})
     write(OUT / "trained.json", trained)
 
 

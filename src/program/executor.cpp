@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "base/strings.h"
+#include "program/passes.h"
 #include "program/strided.h"
 
 namespace megatron {
@@ -65,10 +66,17 @@ Tensor Executor::bind(ValueId v, int slot_set) {
   return Tensor{base + info.storage.offset * size_of(info.dtype), info.dtype, plan_.program.local_shape(v), info.storage.strides};
 }
 
+bool Executor::is_idle(const Op& op) const {
+  for (ValueId v : op.results) {
+    if (!plan_.unread[static_cast<size_t>(v)]) return false;
+  }
+  return !changes_state(plan_.program, op);
+}
+
 void Executor::bind_phase(Phase phase, int slot_set) {
   for (OpId id : plan_.program.list(phase)) {
     const Op& op = plan_.program.op(id);
-    if (op.kind->is_view()) continue;
+    if (op.kind->is_view() || is_idle(op)) continue;
     BoundOp bound;
     bound.id = id;
     OpShapes shapes = shapes_of(plan_.program, op);

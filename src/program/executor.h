@@ -79,6 +79,8 @@ class Executor {
   };
 
   Tensor bind(ValueId v, int slot_set);
+  /// Nobody reads what the operation makes, and it changes no state: it is not run.
+  bool is_idle(const Op& op) const;
   void bind_phase(Phase phase, int slot_set);
   std::byte* region_base(Region region, int slot_set) const;
 

@@ -1,9 +1,11 @@
 #include "tokenizer/bpe_trainer.h"
 
 #include <algorithm>
+#include <array>
 #include <set>
 #include <unordered_map>
 
+#include "base/check.h"
 #include "base/error.h"
 #include "base/strings.h"
 #include "tokenizer/flat_map.h"
@@ -30,7 +32,8 @@ class Trainer {
   BpeDefinition run();
 
  private:
-  void add_token(std::string bytes, bool mergeable);
+  void add_special_tokens();
+  void add_token(const std::string& written, const std::string& bytes, bool mergeable);
   void count_pairs();
   TokenId token_for(TokenId left, TokenId right);
   void merge_in_word(uint32_t word, TokenId left, TokenId right, TokenId whole);
@@ -42,8 +45,10 @@ class Trainer {
   const BpeTrainOptions& options_;
   const std::vector<CountedWord> words_;
   BpeDefinition result_;
-  std::unordered_map<std::string, TokenId> token_ids_;  ///< of mergeable tokens
-  std::vector<TokenId> symbols_;                        ///< the ids of all words, each in its place
+  std::vector<std::string> written_;                    ///< tokens in byte-level letters, special ones as they are
+  std::unordered_map<std::string, TokenId> token_ids_;  ///< of what is written
+  std::array<TokenId, 256> byte_ids_{};
+  std::vector<TokenId> symbols_;  ///< the ids of all words, each in its place
   std::vector<size_t> begin_;
   std::vector<uint32_t> size_;
   FlatMap<int64_t> counts_;                                        ///< of pairs
@@ -61,6 +66,21 @@ Trainer::Trainer(const WordCounter& words, const BpeTrainOptions& options) : opt
                              " special tokens and 256 bytes: vocab-size must be at least ", needed));
   }
   if (options.vocab_size > int64_t{1} << 24) throw UsageError("vocab-size must be at most 16777216");
+  add_special_tokens();
+  std::vector<uint8_t> bytes(256);
+  for (size_t i = 0; i < 256; ++i) bytes[i] = static_cast<uint8_t>(i);
+  std::sort(bytes.begin(), bytes.end(), [](uint8_t a, uint8_t b) { return byte_level_char(a) < byte_level_char(b); });
+  for (uint8_t byte : bytes) {
+    const std::string text(1, static_cast<char>(byte));
+    const std::string written = byte_level_encode(text);
+    if (token_ids_.count(written) == 0) add_token(written, text, true);  // a special token may be a letter
+    byte_ids_[byte] = token_ids_.at(written);
+  }
+  if (!specials.empty()) result_.eod = 0;
+}
+
+void Trainer::add_special_tokens() {
+  const std::vector<std::string>& specials = options_.special_tokens;
   for (const std::string& content : specials) {
     if (content.empty()) throw UsageError("a special token must not be empty");
     if (std::count(specials.begin(), specials.end(), content) > 1) {
@@ -71,18 +91,14 @@ Trainer::Trainer(const WordCounter& words, const BpeTrainOptions& options) : opt
     token.content = content;
     token.special = true;
     result_.added.push_back(token);
-    add_token(content, false);
+    add_token(content, content, false);
   }
-  std::vector<uint8_t> bytes(256);
-  for (size_t i = 0; i < 256; ++i) bytes[i] = static_cast<uint8_t>(i);
-  std::sort(bytes.begin(), bytes.end(), [](uint8_t a, uint8_t b) { return byte_level_char(a) < byte_level_char(b); });
-  for (uint8_t byte : bytes) add_token(std::string(1, static_cast<char>(byte)), true);
-  if (!specials.empty()) result_.eod = 0;
 }
 
-void Trainer::add_token(std::string bytes, bool mergeable) {
-  if (mergeable) token_ids_.emplace(bytes, static_cast<TokenId>(result_.tokens.size()));
-  result_.tokens.push_back(std::move(bytes));
+void Trainer::add_token(const std::string& written, const std::string& bytes, bool mergeable) {
+  token_ids_.emplace(written, static_cast<TokenId>(result_.tokens.size()));
+  written_.push_back(written);
+  result_.tokens.push_back(bytes);
   result_.mergeable.push_back(mergeable);
 }
 
@@ -93,7 +109,7 @@ void Trainer::count_pairs() {
   for (uint32_t i = 0; i < words_.size(); ++i) {
     begin_.push_back(symbols_.size());
     size_.push_back(static_cast<uint32_t>(words_[i].word.size()));
-    for (char c : words_[i].word) symbols_.push_back(token_ids_.at(std::string(1, c)));
+    for (char c : words_[i].word) symbols_.push_back(byte_ids_[static_cast<uint8_t>(c)]);
     for (size_t k = begin_[i]; k + 1 < symbols_.size(); ++k) change(symbols_[k], symbols_[k + 1], words_[i].count, i);
   }
 }
@@ -130,13 +146,15 @@ Candidate Trainer::pop() {
   return top;
 }
 
-/// Two ways of cutting may give the same token; it keeps its id.
+/// A special token may be a word that merges make too; it keeps its id.
 TokenId Trainer::token_for(TokenId left, TokenId right) {
-  std::string bytes = result_.tokens[static_cast<size_t>(left)] + result_.tokens[static_cast<size_t>(right)];
-  const auto known = token_ids_.find(bytes);
+  const std::string written = written_[static_cast<size_t>(left)] + written_[static_cast<size_t>(right)];
+  const auto known = token_ids_.find(written);
   if (known != token_ids_.end()) return known->second;
   const auto id = static_cast<TokenId>(result_.tokens.size());
-  add_token(std::move(bytes), true);
+  std::string bytes;
+  MEGATRON_CHECK(byte_level_decode(written, bytes), "merges are made of bytes");
+  add_token(written, bytes, true);
   return id;
 }
 

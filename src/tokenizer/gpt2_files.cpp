@@ -1,4 +1,5 @@
 // Reads GPT-2's vocab.json and merges.txt, and writes tokenizer.json.
+#include <nlohmann/json.hpp>
 #include <string>
 
 #include "base/check.h"

@@ -1,5 +1,7 @@
 #include "tokenizer/json_node.h"
 
+#include <nlohmann/json.hpp>
+
 #include "base/error.h"
 #include "base/file_io.h"
 #include "base/strings.h"

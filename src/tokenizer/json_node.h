@@ -1,8 +1,7 @@
-// Walks a JSON document and names file, JSON pointer and remedy when something is not as it should be. Only for .cpp
-// files: it includes the JSON library.
+// Walks a JSON document and names file, JSON pointer and remedy when something is not as it should be.
 #pragma once
 
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 
@@ -18,7 +17,6 @@ class JsonNode {
   [[noreturn]] void fail(const std::string& what) const;
 
   const nlohmann::json& value() const { return *value_; }
-  bool is_null() const { return value_->is_null(); }
   /// Nothing when the key is missing or null; fails when this is no object.
   std::optional<JsonNode> get(const std::string& key) const;
   JsonNode at(const std::string& key) const;

@@ -1,5 +1,6 @@
 // Reads a Hugging Face tokenizer.json.
 #include <cstdint>
+#include <nlohmann/json.hpp>
 
 #include "base/file_io.h"
 #include "base/log.h"

@@ -77,7 +77,7 @@ struct Mul final : Elementwise {
 };
 
 struct Scale final : Elementwise {
-  explicit Scale(double factor) : Elementwise("scale", {{0}}), factor(factor) {}
+  explicit Scale(double by) : Elementwise("scale", {{0}}), factor(by) {}
   double f(const std::vector<double>& x) const override { return factor * x[0]; }
   void backward(BackwardContext& b) const override { b.set(0, b.trace().emit1(std::make_shared<Scale>(factor), {b.gradient(0)})); }
   double factor;
@@ -104,7 +104,7 @@ struct Log final : Elementwise {
 
 /// a * b whose two gradients come from one operation, which writes one of them before it has read all operands.
 struct MulPair final : OpKind {
-  explicit MulPair(bool gradient) : gradient(gradient) {}
+  explicit MulPair(bool is_gradient) : gradient(is_gradient) {}
   std::string name() const override { return gradient ? "mul_pair_grad" : "mul_pair"; }
   Signature signature(const Operands& o) const override {
     const std::string l = letters(o[0]);
@@ -133,7 +133,7 @@ struct MulPair final : OpKind {
 /// y = x W^T and its gradients. x [lead..., k], W [n, k].
 struct Matmul final : OpKind {
   enum class Part { kForward, kData, kWeight };
-  explicit Matmul(Part part = Part::kForward) : part(part) {}
+  explicit Matmul(Part which = Part::kForward) : part(which) {}
   std::string name() const override {
     return part == Part::kForward ? "matmul" : part == Part::kData ? "matmul_dgrad" : "matmul_wgrad";
   }
@@ -237,7 +237,7 @@ struct ViaWorkspace final : OpKind {
 
 /// y = x (1 + state); with `counts` the state grows by one afterwards.
 struct UseState final : OpKind {
-  explicit UseState(bool counts) : counts(counts) {}
+  explicit UseState(bool updates_it) : counts(updates_it) {}
   std::string name() const override { return counts ? "count" : "use_state"; }
   Signature signature(const Operands& o) const override { return {{letters(o[0]), ""}, {{letters(o[0]), DType::kF64}}, "", {{0}}, {}}; }
   std::vector<int> updates() const override { return counts ? std::vector<int>{1} : std::vector<int>{}; }

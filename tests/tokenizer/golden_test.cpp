@@ -59,10 +59,15 @@ TEST_CASE("training learns the library's merges in its order") {
     BpeTrainOptions options;
     options.vocab_size = golden["vocab_size"];
     options.min_frequency = golden["min_frequency"];
+    options.special_tokens = golden["special_tokens"].get<std::vector<std::string>>();
     INFO("vocab_size " << options.vocab_size << ", min_frequency " << options.min_frequency);
     const std::string text = tokenizer_json_text(train_bpe(counter.take(), options));
     const nlohmann::json written = nlohmann::json::parse(text);
     CHECK(written["model"]["merges"] == golden["merges"]);
+    CHECK(written["model"]["vocab"].size() == golden["tokens"]);
+    for (size_t i = 0; i < golden["special_ids"].size(); ++i) {
+      CHECK(written["model"]["vocab"][options.special_tokens[i]] == golden["special_ids"][i]);
+    }
   }
 }
 

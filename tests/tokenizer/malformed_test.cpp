@@ -177,6 +177,14 @@ TEST_CASE("fingerprints tell tokenizers apart that give other ids") {
     INFO(patch.dump());
     CHECK(test::load_patched(patch)->fingerprint() != plain);
   }
+  const auto split = [](const char* pattern) {
+    const json step = {{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}};
+    const json last = {{"type", "ByteLevel"}, {"use_regex", false}, {"add_prefix_space", false}};
+    return test::load_patched({{"pre_tokenizer", {{"type", "Sequence"}, {"pretokenizers", {step, last}}}}})
+        ->fingerprint();
+  };
+  CHECK(split("a+") == split("a+"));
+  CHECK(split("a+") != split("a"));
   CHECK(test::load_patched({{"version", "2"}, {"decoder", nullptr}})->fingerprint() == plain);
 }
 

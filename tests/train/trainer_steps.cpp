@@ -137,7 +137,7 @@ TEST_CASE("trainer: a run goes on past non-finite steps when it is told to, else
   }
 
   settings["run.dir"] = scratch.path("ends");
-  settings.erase("training.check_for_nan_in_loss_and_grad");
+  settings["training.check_for_nan_in_loss_and_grad"] = "true";
   std::string message;
   try {
     run_training(load_settings(settings), {});

@@ -46,17 +46,20 @@ else()
 endif()
 
 add_library(megatron_options INTERFACE)
-target_compile_options(megatron_options INTERFACE -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion)
+target_compile_options(megatron_options INTERFACE
+                       $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion>)
 # GCC 12 sees overlaps in std::string that are not there (GCC bug 105651).
-target_compile_options(megatron_options INTERFACE -Wno-restrict)
+target_compile_options(megatron_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wno-restrict>)
 # Neither errno nor floating-point traps are looked at anywhere; without these two GCC leaves loops over exp() scalar.
-target_compile_options(megatron_options INTERFACE -fno-math-errno -fno-trapping-math)
+target_compile_options(megatron_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-fno-math-errno -fno-trapping-math>)
 if(MEGATRON_CPU_ARCH)
   # fp contraction off: the same expression must give the same bits wherever it is inlined.
-  target_compile_options(megatron_options INTERFACE -march=${MEGATRON_CPU_ARCH} -ffp-contract=off)
+  target_compile_options(megatron_options INTERFACE
+                         $<$<COMPILE_LANGUAGE:CXX>:-march=${MEGATRON_CPU_ARCH} -ffp-contract=off>)
 endif()
 if(MEGATRON_SANITIZE)
-  target_compile_options(megatron_options INTERFACE -fsanitize=address,undefined -fno-sanitize-recover=undefined
-                                                    -fno-omit-frame-pointer)
+  target_compile_options(megatron_options INTERFACE
+                         $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=address,undefined -fno-sanitize-recover=undefined
+                         -fno-omit-frame-pointer>)
   target_link_options(megatron_options INTERFACE -fsanitize=address,undefined)
 endif()

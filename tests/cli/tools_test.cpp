@@ -1,0 +1,150 @@
+// The commands that look, check and translate: they succeed and print what they promise.
+#include <algorithm>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "tests/catch.h"
+#include "tests/cli/command.h"
+
+namespace megatron::testing {
+namespace {
+
+void prints(const std::string& text, const std::vector<std::string>& parts) {
+  for (const std::string& part : parts) {
+    INFO("expected: " << part << "\nprinted: " << text.substr(0, 3000));
+    CHECK(has(text, part));
+  }
+}
+
+TEST_CASE("plan, dry run and validate look at a configuration without training") {
+  const Workspace work;
+  work.prepare();
+  const std::string plan = work.succeed({"plan", "--config", "tiny.yaml"});
+  prints(plan, {"gpt, 2 layers, hidden 32", "(44192)", "400 ids, padded to 512 rows",
+                "8 x 32 = 256 tokens in 2 micro-batches of 4", "FLOPs ", "optimizer state", "arena ", "decisions\n",
+                "model.kv_channels = 8: hidden_size / num_attention_heads"});
+  const std::string programs = work.succeed({"plan", "--config", "tiny.yaml", "--print-program"});
+  CHECK(programs.starts_with(plan));
+  prints(programs,
+         {"decoder.layers.1.self_attention.linear_qkv.weight", "attention", "lm_head_loss", "adamw", "output_layer"});
+  CHECK_FALSE(has(plan, "linear_qkv"));
+
+  const std::string dry = work.succeed({"pretrain", "--config", "tiny.yaml", "--dry-run"});
+  prints(dry, {"(44192)", "nothing was trained"});
+  CHECK(work.run({"pretrain", "--dry-run", "--config", "tiny.yaml", "--set", "data.data_path=[data/none]"}).code == 3);
+
+  prints(work.succeed({"validate", "--config", "tiny.yaml"}), {"decided: model.kv_channels", "valid for 1 rank\n"});
+  work.succeed({"validate", "--config", "tiny.yaml", "--check-files"});
+  std::filesystem::remove(work.path("data/text_document.idx"));
+  work.succeed({"validate", "--config", "tiny.yaml"});
+  const Outcome missing = work.run({"validate", "--config", "tiny.yaml", "--check-files"});
+  CHECK(missing.code == 3);
+  CHECK(has(missing.err, "data/text_document.idx"));
+  CHECK_FALSE(work.exists("out"));
+}
+
+TEST_CASE("config shows, explains, describes and translates") {
+  const Workspace work;
+  work.write("tiny.yaml", tiny_yaml("out/tiny"));
+  work.write("small.yaml", "extends: tiny.yaml\nmodel: {num_layers: 1}\n");
+  const std::vector<std::string> files = {"--config", "small.yaml", "--set", "optimizer.lr=0.5"};
+  const auto show = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> words = {"config", "show"};
+    words.insert(words.end(), files.begin(), files.end());
+    words.insert(words.end(), more.begin(), more.end());
+    return work.succeed(words);
+  };
+  prints(show({}), {"\n  num_layers: 1\n", "\n  lr: 0.5\n", "\n  kv_channels: 8\n", "\n  hidden_size: 32\n"});
+  const std::string origins = show({"--origin"});
+  prints(origins, {"# small.yaml:2:", "# tiny.yaml:2:", "# <set>", "# default", "# derived"});
+
+  prints(work.succeed({"config", "explain", "optimizer.lr"}),
+         {"Highest learning rate", "value:", "default:", "resume:", "--lr"});
+  prints(work.succeed({"config", "explain", "num_layers"}), {"model.num_layers"});
+  prints(work.succeed({"config", "explain", "--", "--num-layers"}), {"model.num_layers"});
+  const Outcome unknown = work.run({"config", "explain", "optimizer.lrr"});
+  CHECK(unknown.code == 2);
+  CHECK(has(unknown.err, "did you mean optimizer.lr?"));
+
+  const nlohmann::json schema = nlohmann::json::parse(work.succeed({"config", "schema"}));
+  CHECK(schema["properties"]["model"]["properties"]["num_layers"]["type"] == "integer");
+  CHECK(schema["additionalProperties"] == false);
+
+  const std::string translated =
+      work.succeed({"config", "from-megatron-args", "--", "--num-layers", "24", "--hidden-size", "1024", "--bf16"});
+  prints(translated, {"num_layers: 24", "hidden_size: 1024", "params_dtype: bf16"});
+  work.write("args.txt", "--num-layers 3 --lr 0.1 \\\n  --seq-length 16");
+  prints(work.succeed({"config", "from-megatron-args", "--file", "args.txt"}), {"num_layers: 3", "seq_length: 16"});
+  CHECK(work.run({"config", "from-megatron-args"}).code == 2);
+}
+
+TEST_CASE("checkpoint shows and compares") {
+  const Workspace work;
+  work.prepare();
+  work.succeed({"pretrain", "--config", "tiny.yaml"});
+  prints(work.succeed({"checkpoint", "verify", "out/tiny/checkpoints"}),
+         {"iter_0000010: good", "iter_0000020: good", "iter_0000030: good"});
+  prints(work.succeed({"checkpoint", "verify", "out/tiny/checkpoints/iter_0000010"}), {"iter_0000010: good\n"});
+  const std::string newest = work.succeed({"checkpoint", "inspect", "out/tiny/checkpoints"});
+  prints(newest, {"iter_0000030", "iteration     30", "consumed_samples = 240", "parameter     15 tensors"});
+  CHECK_FALSE(has(newest, "linear_qkv"));
+  prints(work.succeed({"checkpoint", "inspect", "--tensors", "out/tiny/checkpoints/iter_0000010"}),
+         {"iteration     10", "decoder.layers.0.self_attention.linear_qkv.weight", "optimizer.state.exp_avg."});
+  const std::string a = "out/tiny/checkpoints/iter_0000010", b = "out/tiny/checkpoints/iter_0000020";
+  prints(work.succeed({"checkpoint", "inspect", a, "--diff", b}),
+         {"--- " + a, "+++ " + b, "consumed_samples", "embedding.word_embeddings.weight"});
+  prints(work.succeed({"checkpoint", "inspect", a, "--diff", a}), {"no difference"});
+}
+
+TEST_CASE("data counts, shows, merges and verifies") {
+  const Workspace work;
+  work.prepare();
+  prints(work.succeed({"data", "stats", "data/text_document"}),
+         {"documents          1\n", "token type         u16\n", "400 ids", "greatest id"});
+  const std::vector<std::string> decode = {"--decode", "--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model",
+                                           "data/tokenizer.json"};
+  std::vector<std::string> show = {"data", "show", "data/text_document", "--limit", "1000000"};
+  show.insert(show.end(), decode.begin(), decode.end());
+  CHECK((work.succeed(show) == real_text() + "<|endoftext|>\n"));
+  const std::string ids = work.succeed({"data", "show", "data/text_document", "--limit", "3"});
+  CHECK(std::count(ids.begin(), ids.end(), ' ') == 2);
+  CHECK(work.run({"data", "show", "data/text_document", "--document", "1"}).code == 2);
+
+  prints(work.succeed(
+             {"data", "merge", "--input", "data/text_document", "data/text_document", "--output-prefix", "data/two"}),
+         {"2 inputs, 2 documents"});
+  prints(work.succeed({"data", "verify", "data/two"}), {"sound: 2 documents", "hashes agree"});
+  const std::string one = work.read("data/text_document.bin");
+  CHECK((work.read("data/two.bin") == one + one));
+  work.damage("data/two.bin", 1001);
+  const Outcome damaged = work.run({"data", "verify", "data/two"});
+  CHECK(damaged.code == 3);
+  CHECK(has(damaged.err, "data/two"));
+}
+
+TEST_CASE("tokenizer encodes and decodes") {
+  const Workspace work;
+  work.prepare();
+  const std::vector<std::string> spec = {"--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model",
+                                         "data/tokenizer.json"};
+  const auto run = [&](std::vector<std::string> words) {
+    words.insert(words.begin(), "tokenizer");
+    words.insert(words.end(), spec.begin(), spec.end());
+    return work.succeed(words);
+  };
+  std::string ids = run({"encode", "--text", "the License"});
+  REQUIRE(!ids.empty());
+  work.write("ids.txt", ids);
+  prints(run({"decode", "--input", "ids.txt"}), {"the License"});
+}
+
+TEST_CASE("bench ops tells which devices and types each operation supports, and checks one") {
+  const Workspace work;
+  prints(work.succeed({"bench", "ops", "--mode", "support"}),
+         {"fp64  fp32  bf16  fp16", "attention", "lm_head_loss", "rope"});
+  prints(work.succeed({"bench", "ops", "--mode", "test", "--op", "clip"}), {"clip", "ok"});
+  prints(work.succeed({"bench", "ops", "--mode", "grad", "--op", "rope"}), {"rope", "fp64", "ok"});
+}
+
+}  // namespace
+}  // namespace megatron::testing
