@@ -62,7 +62,10 @@ double random_weight(const std::string& name, int64_t index, int64_t row_size) {
   if (is_norm(name) && name.ends_with("weight")) return 1.0 + 0.2 * normal;
   if (name.ends_with("bias")) return 0.3 * normal;
   if (name.find("embedding") != std::string::npos) return 0.3 * normal;  // what the layers add weighs more
-  return 3.0 * normal / std::sqrt(static_cast<double>(row_size));
+  const double spread = 3.0 * normal / std::sqrt(static_cast<double>(row_size));
+  if (name != "output_layer.weight") return spread;
+  // Away from the token itself, or greedy texts soon repeat one.
+  return spread - 3.0 * random_weight("embedding.word_embeddings.weight", index, row_size);
 }
 
 WeightFunction scripted_weights(const std::string& script) {

@@ -71,10 +71,13 @@ TEST_CASE("step: gradient accumulation does not depend on the micro-batch, with 
 
 TEST_CASE("step: a NaN in an embedding row skips the step, and the place is named") {
   EngineRun run(tiny({{"training.micro_batch_size", "4"}}));
-  const std::vector<Batch> batches = run.batches(1);
+  const std::vector<Batch> batches = run.batches(2);
   run.step(1);
-  // The third sample's first token; its row is poisoned.
+  // The third sample's first token, unlike those of the two before; its row is poisoned.
   const int64_t row = batches[0].tokens[2];
+  REQUIRE(row != batches[0].tokens[0]);
+  REQUIRE(row != batches[0].tokens[1]);
+  REQUIRE(batches[0].sample_ids[2] == 6);
   const Tensor table = run.engine().store().find("embedding.word_embeddings.weight");
   table.as<float>()[row * 16 + 5] = std::numeric_limits<float>::quiet_NaN();
   const Weights before = run.state();
@@ -88,7 +91,7 @@ TEST_CASE("step: a NaN in an embedding row skips the step, and the place is name
   CHECK(contains(place, "nan in embedding"));
   CHECK(contains(place, "phase F"));
   CHECK(contains(place, "operation embedding"));
-  CHECK(contains(place, "sample "));
+  CHECK(contains(place, "sample 6"));
 
   table.as<float>()[row * 16 + 5] = 0.0f;
   run.engine().begin_step();
@@ -106,6 +109,7 @@ TEST_CASE("step: infinite weights inside a layer are found there") {
   run.engine().begin_step();
   const std::string place = run.engine().locate_non_finite(run.batches(1)[0], 1.0 / 48, 1);
   INFO(place);
+  CHECK(contains(place, "phase F"));
   CHECK(contains(place, "decoder.layers.1.mlp"));
   CHECK(contains(place, "operation linear"));
 }
