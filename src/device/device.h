@@ -44,7 +44,13 @@ class Device {
 
   virtual void copy_to_device(void* target, const void* source, int64_t bytes) = 0;
   virtual void copy_to_host(void* target, const void* source, int64_t bytes) = 0;
+  /// Within the device; may be asynchronous on stream().
+  virtual void copy_within(void* target, const void* source, int64_t bytes) = 0;
   virtual void fill_zero(void* target, int64_t bytes) = 0;
+  /// cudaStream_t of a GPU, on which everything runs in order; nullptr on the CPU.
+  virtual void* stream() const { return nullptr; }
+  /// Waits for all work given to the device.
+  virtual void synchronize() {}
 
   /// Bytes that live Buffers hold now, and the most they ever held.
   int64_t allocated_bytes() const { return allocated_; }
@@ -61,5 +67,8 @@ class Device {
 
 /// Host memory as a device. Throws DeviceError when memory runs out.
 std::unique_ptr<Device> make_cpu_device();
+
+/// GPU `index`. Only in builds with CUDA (MEGATRON_HAVE_CUDA). DeviceError: no driver, no such GPU, wrong architecture.
+std::unique_ptr<Device> make_cuda_device(int index);
 
 }  // namespace megatron
