@@ -68,6 +68,8 @@ class Device {
 /// Host memory as a device. Throws DeviceError when memory runs out.
 std::unique_ptr<Device> make_cpu_device();
 
+/// Number of usable GPUs; 0 without a driver. Only in builds with CUDA.
+int cuda_device_count();
 /// GPU `index`. Only in builds with CUDA (MEGATRON_HAVE_CUDA). DeviceError: no driver, no such GPU, wrong architecture.
 std::unique_ptr<Device> make_cuda_device(int index);
 

@@ -9,6 +9,7 @@
 #include "base/strings.h"
 #include "nn/language_model.h"
 #include "program/passes.h"
+#include "tensor/host_copy.h"
 #include "tokenizer/stream_decoder.h"
 
 namespace megatron {
@@ -40,24 +41,30 @@ class Runner {
   void run(bool prompt, const std::vector<std::vector<TokenId>>& tokens, const std::vector<std::vector<int32_t>>& positions,
            const std::vector<int32_t>& last) {
     Executor& executor = prompt ? *prefill_ : *decode_;
-    const Tensor t = executor.input(inputs::kTokens), p = executor.input(inputs::kPositions), l = executor.input(inputs::kLast);
-    for (int64_t s = 0; s < t.shape[0]; ++s) {
-      for (int64_t b = 0; b < batch_; ++b) {
-        t.as<int32_t>()[s * batch_ + b] = tokens[static_cast<size_t>(b)][static_cast<size_t>(s)];
-        p.as<int32_t>()[s * batch_ + b] = positions[static_cast<size_t>(b)][static_cast<size_t>(s)];
+    const auto length = static_cast<size_t>(prompt ? chunk_ : 1), batch = static_cast<size_t>(batch_);
+    std::vector<int32_t> ids(length * batch), places(length * batch);
+    for (size_t i = 0; i < length; ++i) {
+      for (size_t b = 0; b < batch; ++b) {
+        ids[i * batch + b] = tokens[b][i];
+        places[i * batch + b] = positions[b][i];
       }
     }
-    std::copy(last.begin(), last.end(), l.as<int32_t>());
+    const auto write = [&](const char* name, const std::vector<int32_t>& values) {
+      write_tensor(executor.device(), executor.input(name), values.data(), static_cast<int64_t>(values.size() * sizeof(int32_t)));
+    };
+    write(inputs::kTokens, ids);
+    write(inputs::kPositions, places);
+    write(inputs::kLast, last);
     executor.run(Phase::kForward);
-    logits_ = executor.output("logits");
+    logits_ = to_host(executor.device(), executor.output("logits"));
   }
 
   /// Of the ids that are text: a model may have more rows than its tokenizer has ids.
   std::vector<double> logits(int64_t b) const {
     std::vector<double> values(static_cast<size_t>(std::min(model_.spec().vocab_size, model_.tokenizer().vocab_size())));
-    dispatch_floating("logits", logits_.dtype, [&](auto tag) {
+    dispatch_floating("logits", logits_.tensor.dtype, [&](auto tag) {
       using T = decltype(tag);
-      const T* row = logits_.as<T>() + b * logits_.shape[1];
+      const T* row = logits_.tensor.as<T>() + b * logits_.tensor.shape[1];
       for (size_t v = 0; v < values.size(); ++v) values[v] = static_cast<double>(row[v]);
     });
     return values;
@@ -70,14 +77,16 @@ class Runner {
     Trace t(program);
     trace_generation(t, model_.spec(), ParallelContext(), batch_, tokens, cache_length);
     remove_dead_ops(program);
-    return pack(std::move(program));
+    PackOptions options;
+    options.device = model_.store().device().kind();
+    return pack(std::move(program), options);
   }
 
   InferenceModel& model_;
   Store store_;  ///< its own: the caches have the sizes of this batch
   int64_t batch_, chunk_;
   std::unique_ptr<Executor> prefill_, decode_;
-  Tensor logits_;
+  HostTensor logits_;
 };
 
 /// One sequence in flight.

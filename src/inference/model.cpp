@@ -7,6 +7,7 @@
 #include "config/load.h"
 #include "kernels/linear/gemm_cpu.h"
 #include "parallel/rank_device.h"
+#include "tensor/host_copy.h"
 
 namespace megatron {
 namespace {
@@ -47,8 +48,9 @@ void InferenceModel::load_parameters(const Program& program, Store& store) const
   for (const ParameterInfo& p : program.parameters) {
     const Tensor tensor = store.require(program, p.value);
     const ValueInfo& info = program.value(p.value);
-    reader_.read({info.name, StateKind::kParameter, info.dtype, {info.shape.begin(), info.shape.end()}},
-                 {static_cast<std::byte*>(tensor.data), static_cast<size_t>(tensor.bytes())});
+    std::vector<std::byte> bytes(static_cast<size_t>(tensor.bytes()));
+    reader_.read({info.name, StateKind::kParameter, info.dtype, {info.shape.begin(), info.shape.end()}}, bytes);
+    write_tensor(*device_, tensor, bytes.data(), tensor.bytes());
   }
 }
 

@@ -6,6 +6,7 @@
 #include "base/strings.h"
 #include "program/passes.h"
 #include "program/strided.h"
+#include "tensor/host_copy.h"
 
 namespace megatron {
 
@@ -123,7 +124,10 @@ Tensor Executor::output(const std::string& name, int slot_set) const {
 
 void Executor::run(Phase phase, int slot_set) {
   for (const BoundOp& bound : bound_[static_cast<size_t>(slot_set)][static_cast<size_t>(phase)]) {
-    for (const auto& [from, to] : bound.copies) copy_strided(from, to);
+    for (const auto& [from, to] : bound.copies) {
+      MEGATRON_CHECK(from.contiguous() && to.contiguous(), "only dense values accumulate");
+      store_.device().copy_within(to.data, from.data, from.bytes());
+    }
     RunContext context;
     context.operands = bound.operands;
     context.results = bound.results;
@@ -132,9 +136,14 @@ void Executor::run(Phase phase, int slot_set) {
     context.result_origins = bound.result_origins;
     context.workspace = bound.workspace;
     context.pool = options_.pool;
+    context.stream = store_.device().stream();
     context.comm = bound.comm;
     const Op& op = plan_.program.op(bound.id);
-    op.kind->run_cpu(context);
+    if (store_.device().kind() == DeviceKind::kCuda) {
+      op.kind->run_cuda(context);
+    } else {
+      op.kind->run_cpu(context);
+    }
     if (observer_) observer_(phase, op, bound.results);
   }
 }
@@ -169,7 +178,8 @@ std::unique_ptr<NonFinite> find_non_finite(Executor& executor) {
   executor.set_observer([&](Phase phase, const Op& op, const std::vector<Tensor>& results) {
     for (size_t r = 0; r < results.size() && !first; ++r) {
       double bad = 0;
-      const int64_t index = first_non_finite(results[r], &bad);
+      const HostTensor host = to_host(executor.device(), results[r]);
+      const int64_t index = first_non_finite(host.tensor, &bad);
       if (index < 0) continue;
       const ValueInfo& info = program.value(op.results[r]);
       int64_t sample = -1;

@@ -55,6 +55,7 @@ class Executor {
   Executor(Plan plan, Store& store, std::shared_ptr<Buffer> arena, Options options);
 
   const Plan& plan() const { return plan_; }
+  Device& device() const { return store_.device(); }
   /// Host-writable operand of slot set `slot_set`. InternalError when the program has no such input.
   Tensor input(const std::string& name, int slot_set = 0) const;
   bool has_input(const std::string& name) const;

@@ -1,7 +1,5 @@
 #include "train/engine.h"
 
-#include <cstring>
-
 #include "base/check.h"
 #include "base/error.h"
 #include "base/strings.h"
@@ -10,36 +8,37 @@
 #include "optim/update_program.h"
 #include "parallel/rank_device.h"
 #include "program/passes.h"
+#include "tensor/host_copy.h"
 
 namespace megatron {
 
 namespace {
 
 /// Writes one number in the tensor's own type.
-void write_scalar(const Tensor& target, double value) {
+void write_scalar(Device& device, const Tensor& target, double value) {
   if (target.dtype == DType::kI64) {
-    *target.as<int64_t>() = static_cast<int64_t>(value);
-    return;
+    const auto whole = static_cast<int64_t>(value);
+    return write_tensor(device, target, &whole, sizeof whole);
   }
   dispatch_floating("write_scalar", target.dtype, [&](auto tag) {
     using T = decltype(tag);
-    *target.as<T>() = static_cast<T>(value);
+    const T stored = static_cast<T>(value);
+    write_tensor(device, target, &stored, sizeof stored);
   });
 }
 
-double read_scalar(const Tensor& source) {
+double read_scalar(Device& device, const Tensor& source) {
+  const HostTensor host = to_host(device, source);
   return dispatch_floating("read_scalar", source.dtype, [&](auto tag) {
     using T = decltype(tag);
-    return static_cast<double>(*source.as<T>());
+    return static_cast<double>(*host.tensor.as<T>());
   });
 }
 
 template <typename T>
 void write_array(Executor& executor, const char* name, const std::vector<T>& values) {
   if (!executor.has_input(name)) return;
-  const Tensor target = executor.input(name);
-  MEGATRON_CHECK(target.bytes() == static_cast<int64_t>(values.size() * sizeof(T)), std::string("size of input ") + name);
-  std::memcpy(target.data, values.data(), values.size() * sizeof(T));
+  write_tensor(executor.device(), executor.input(name), values.data(), static_cast<int64_t>(values.size() * sizeof(T)));
 }
 
 }  // namespace
@@ -71,11 +70,12 @@ void TrainEngine::write_batch(Executor& executor, const Batch& batch, double see
   write_array(executor, inputs::kStarts, batch.document_start);
   write_array(executor, inputs::kSamples, batch.sample_ids);
   if (executor.has_input(inputs::kTokenIndex)) {
-    const Tensor index = executor.input(inputs::kTokenIndex);
-    for (int64_t i = 0; i < index.numel(); ++i) index.as<int32_t>()[i] = static_cast<int32_t>(i / index.shape[1]);
+    std::vector<int32_t> index(batch.tokens.size());
+    for (size_t i = 0; i < index.size(); ++i) index[i] = static_cast<int32_t>(static_cast<int64_t>(i) / batch.micro_batch_size);
+    write_array(executor, inputs::kTokenIndex, index);
   }
-  write_scalar(executor.input(inputs::kSeed), seed);
-  if (executor.has_input(inputs::kStep)) write_scalar(executor.input(inputs::kStep), static_cast<double>(step));
+  write_scalar(*device_, executor.input(inputs::kSeed), seed);
+  if (executor.has_input(inputs::kStep)) write_scalar(*device_, executor.input(inputs::kStep), static_cast<double>(step));
 }
 
 void TrainEngine::accumulate(const Batch& batch, double seed, int64_t step) {
@@ -89,22 +89,23 @@ void TrainEngine::evaluate(const Batch& batch) {
   eval_->run(Phase::kForward);
 }
 
-double TrainEngine::loss_sum() const { return read_scalar(store_->find(kLossSum)); }
+double TrainEngine::loss_sum() const { return read_scalar(*device_, store_->find(kLossSum)); }
 
 UpdateResult TrainEngine::update(const UpdateInputs& in) {
-  write_scalar(update_->input(update_io::kWeightDecay), in.weight_decay);
-  write_scalar(update_->input(update_io::kInverseScale), 1.0 / in.loss_scale);
-  write_scalar(update_->input(update_io::kUpdateCount), static_cast<double>(in.update_count));
+  write_scalar(*device_, update_->input(update_io::kWeightDecay), in.weight_decay);
+  write_scalar(*device_, update_->input(update_io::kInverseScale), 1.0 / in.loss_scale);
+  write_scalar(*device_, update_->input(update_io::kUpdateCount), static_cast<double>(in.update_count));
   for (size_t g = 0; g < programs_.groups.size(); ++g) {
-    write_scalar(update_->input(update_io::learning_rate(programs_.groups[g])), in.learning_rates[g]);
+    write_scalar(*device_, update_->input(update_io::learning_rate(programs_.groups[g])), in.learning_rates[g]);
   }
   update_->run(Phase::kForward);
-  return {read_scalar(update_->output(update_io::kNorm)), read_scalar(update_->output(update_io::kSkip)) != 0};
+  return {read_scalar(*device_, update_->output(update_io::kNorm)), read_scalar(*device_, update_->output(update_io::kSkip)) != 0};
 }
 
 std::string TrainEngine::locate_non_finite(const Batch& batch, double seed, int64_t step) {
   PackOptions apart;
   apart.reuse = false;
+  apart.device = device_->kind();
   Plan plan = pack(make_loss_program(config_, programs_.spec, ParallelContext(), true), apart);
   auto arena = std::make_shared<Buffer>(*device_, plan.arena_bytes());
   Executor::Options options;

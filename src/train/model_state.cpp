@@ -6,6 +6,7 @@
 #include "base/philox.h"
 #include "base/strings.h"
 #include "optim/update_program.h"
+#include "tensor/host_copy.h"
 
 namespace megatron {
 namespace {
@@ -34,28 +35,31 @@ int64_t global_index(const LocalBox& box, const Dims& shape, int64_t local) {
   return index;
 }
 
-void fill(const Tensor& target, const ParameterInfo& info, const ValueInfo& value, const LocalBox& box, uint64_t seed, ThreadPool& pool) {
+void fill(Device& device, const Tensor& target, const ParameterInfo& info, const ValueInfo& value, const LocalBox& box, uint64_t seed, ThreadPool& pool) {
   const uint64_t key = philox_key(seed, hash_name(value.name));
   const int64_t row_size = value.shape.rank() > 0 && value.shape[0] > 0 ? value.shape.numel() / value.shape[0] : 1;
   dispatch_floating("initialize_parameters", target.dtype, [&](auto tag) {
     using T = decltype(tag);
-    T* data = target.as<T>();
+    std::vector<T> data(static_cast<size_t>(target.numel()));
     pool.parallel_for(target.numel(), 1 << 14, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t index = global_index(box, value.shape, i);
-        data[i] = static_cast<T>(initial_value(info.init, key, index, index / row_size));
+        data[static_cast<size_t>(i)] = static_cast<T>(initial_value(info.init, key, index, index / row_size));
       }
     });
+    write_tensor(device, target, data.data(), target.bytes());
   });
 }
 
 /// fp32 master from a 16-bit parameter.
-void copy_to_master(const Tensor& from, const Tensor& master) {
+void copy_to_master(Device& device, const Tensor& from, const Tensor& master) {
+  const HostTensor host = to_host(device, from);
   dispatch_floating("copy_to_master", from.dtype, [&](auto tag) {
     using T = decltype(tag);
-    const T* source = from.as<T>();
-    float* target = master.as<float>();
-    for (int64_t i = 0; i < from.numel(); ++i) target[i] = static_cast<float>(source[i]);
+    const T* source = host.tensor.as<T>();
+    std::vector<float> values(static_cast<size_t>(from.numel()));
+    for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(source[i]);
+    write_tensor(device, master, values.data(), master.bytes());
   });
 }
 
@@ -90,30 +94,37 @@ void initialize_parameters(const Program& program, Store& store, uint64_t seed, 
   for (const ParameterInfo& p : program.parameters) {
     const ValueInfo& value = program.value(p.value);
     const LocalBox box = local_box(value.shape, value.placement, program.mesh);
-    fill(store.find(value.name), p, value, box, seed, pool);
+    fill(store.device(), store.find(value.name), p, value, box, seed, pool);
     const Tensor master = store.find(optimizer_state::master(value.name));
-    if (master) fill(master, p, value, box, seed, pool);
+    if (master) fill(store.device(), master, p, value, box, seed, pool);
   }
 }
 
 std::vector<TensorSource> checkpoint_tensors(const Program& program, const Store& store, bool optimizer) {
   std::vector<TensorSource> sources;
   for (const StateTensor& s : state_tensors(program, store, optimizer)) {
-    sources.push_back(whole_tensor(
-        s.record, {static_cast<const std::byte*>(s.tensor.data), static_cast<size_t>(s.tensor.bytes())}));
+    if (store.device().kind() == DeviceKind::kCpu) {
+      sources.push_back(whole_tensor(s.record, {static_cast<const std::byte*>(s.tensor.data), static_cast<size_t>(s.tensor.bytes())}));
+      continue;
+    }
+    sources.push_back({s.record, whole_box(s.record.shape), {}, [&device = store.device(), data = s.tensor.data](int64_t offset, std::span<std::byte> out) {
+                         device.copy_to_host(out.data(), static_cast<const std::byte*>(data) + offset, static_cast<int64_t>(out.size()));
+                       }});
   }
   return sources;
 }
 
 void load_tensors(const CheckpointReader& reader, const Program& program, Store& store, bool optimizer) {
   for (const StateTensor& s : state_tensors(program, store, optimizer)) {
-    reader.read(s.record, {static_cast<std::byte*>(s.tensor.data), static_cast<size_t>(s.tensor.bytes())});
+    std::vector<std::byte> bytes(static_cast<size_t>(s.tensor.bytes()));
+    reader.read(s.record, bytes);
+    write_tensor(store.device(), s.tensor, bytes.data(), s.tensor.bytes());
   }
   if (optimizer) return;
   for (const ParameterInfo& p : program.parameters) {
     const std::string& name = program.value(p.value).name;
     const Tensor master = store.find(optimizer_state::master(name));
-    if (master) copy_to_master(store.find(name), master);
+    if (master) copy_to_master(store.device(), store.find(name), master);
   }
 }
 

@@ -9,6 +9,7 @@
 #include "base/strings.h"
 #include "nn/language_model.h"
 #include "optim/update_program.h"
+#include "parallel/rank_device.h"
 #include "program/executor.h"
 #include "program/passes.h"
 
@@ -99,10 +100,12 @@ TrainPrograms make_train_programs(const Config& config, int64_t vocab_size, cons
   programs.spec.fuse_residual_norm = !keeps_stream_values(config.training);
   Program train = make_loss_program(config, programs.spec, parallel, true);
   programs.groups = groups_of(config, train);
-  programs.begin = pack(make_begin_program(train, {kLossSum}));
-  programs.update = pack(make_update_program(train, config.optimizer, programs.groups));
-  programs.eval = pack(make_loss_program(config, programs.spec, parallel, false));
-  programs.train = pack(std::move(train));
+  PackOptions options;
+  options.device = device_kind(config.run);
+  programs.begin = pack(make_begin_program(train, {kLossSum}), options);
+  programs.update = pack(make_update_program(train, config.optimizer, programs.groups), options);
+  programs.eval = pack(make_loss_program(config, programs.spec, parallel, false), options);
+  programs.train = pack(std::move(train), options);
   return programs;
 }
 
