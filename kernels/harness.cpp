@@ -4,11 +4,15 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <limits>
 
 #include "base/error.h"
 #include "base/strings.h"
 #include "kernels/harness_run.h"
+#ifdef MEGATRON_HAVE_CUDA
+#include "kernels/cuda/timer.h"
+#endif
 
 namespace megatron {
 
@@ -89,13 +93,14 @@ Reference make_reference(const OpCase& c, const Contents& contents) {
   run.run(Phase::kForward);
   if (run.differentiated()) run.run(Phase::kBackward);
   Reference reference;
-  for (const auto& [name, tensor] : run.outcome()) reference[name] = read_doubles(tensor);
+  for (const auto& [name, copy] : run.outcome()) reference[name] = read_doubles(copy.tensor);
   return reference;
 }
 
 void compare_all(const OpCase& c, const CaseRun& run, const Reference& reference, bool second, DType dtype,
                  CaseResult& result) {
-  for (const auto& [name, tensor] : run.outcome()) {
+  for (const auto& [name, copy] : run.outcome()) {
+    const Tensor& tensor = copy.tensor;
     const bool gradient = starts_with(name, "gradient");
     if (starts_with(name, "loss") || (second && !gradient)) continue;
     const auto found = reference.find(reference_name(c, name));
@@ -131,12 +136,14 @@ double tolerance_of(DType dtype) {
   return 2 * storage * storage + 16384 * accumulator * accumulator;
 }
 
-CaseResult test_case(const OpCase& c, DType dtype) {
+CaseResult test_case(const OpCase& c, DType dtype, DeviceKind device) {
   return guarded([&](CaseResult& result) {
     const Contents contents = make_contents(c, dtype);
     const Reference reference = make_reference(c, contents);
     for (const bool direct : {true, false}) {
-      CaseRun run(c, {.compute = dtype, .taps = !direct, .reuse = direct, .all_results = !direct, .threads = 2});
+      CaseRun run(
+          c,
+          {.compute = dtype, .taps = !direct, .reuse = direct, .all_results = !direct, .threads = 2, .device = device});
       run.write(contents);
       run.run(Phase::kForward);
       if (run.differentiated()) run.run(Phase::kBackward);
@@ -192,23 +199,24 @@ CaseResult gradient_case(const OpCase& c) {
   });
 }
 
-CaseResult bitwise_case(const OpCase& c, DType dtype) {
+CaseResult bitwise_case(const OpCase& c, DType dtype, DeviceKind device) {
   return guarded([&](CaseResult& result) {
+    const bool cuda = device == DeviceKind::kCuda;
     const Contents contents = make_contents(c, dtype);
     std::map<std::string, std::vector<uint8_t>> first;
-    for (const int threads : {1, 2, 3}) {
+    for (const int threads : cuda ? std::vector<int>{1, 1} : std::vector<int>{1, 2, 3}) {
       for (const bool reuse : {false, true}) {
-        CaseRun run(c, {.compute = dtype, .reuse = reuse, .threads = threads});
+        CaseRun run(c, {.compute = dtype, .reuse = reuse, .threads = threads, .device = device});
         run.write(contents);
         run.run(Phase::kForward);
         if (run.differentiated()) run.run(Phase::kBackward);
-        for (const auto& [name, tensor] : run.outcome()) {
-          const std::vector<uint8_t> bytes = read_bytes(tensor);
+        for (const auto& [name, copy] : run.outcome()) {
+          if (cuda && starts_with(name, "loss")) continue;  // summed on the CPU only
+          const std::vector<uint8_t> bytes = read_bytes(copy.tensor);
           const auto [place, fresh] = first.try_emplace(name, bytes);
-          if (!fresh && place->second != bytes) {
-            fail(result, str_cat(name, " has other bits with ", threads, " threads, ", reuse ? "with" : "without",
-                                 " memory reuse"));
-          }
+          if (fresh || place->second == bytes) continue;
+          const std::string where = cuda ? "in another run" : str_cat("with ", threads, " threads");
+          fail(result, str_cat(name, " has other bits ", where, ", ", reuse ? "with" : "without", " memory reuse"));
         }
       }
     }
@@ -217,33 +225,79 @@ CaseResult bitwise_case(const OpCase& c, DType dtype) {
 
 namespace {
 
-PhaseSpeed measure_phase(CaseRun& run, Phase phase, double seconds) {
+double median(std::vector<double>& times) {
+  const auto middle = times.begin() + static_cast<int64_t>(times.size() / 2);
+  std::nth_element(times.begin(), middle, times.end());
+  return *middle;
+}
+
+#ifdef MEGATRON_HAVE_CUDA
+
+double time_on_cuda(Device& device, double seconds, const std::function<void()>& launch) {
+  constexpr int kWarmUp = 3;
+  constexpr double kLeast = 10, kMost = 300, kOverhead = 1e-4;  // runs; seconds for emptying the cache
+  StreamTimer timer(device);
+  std::vector<double> times = timer.measure(kWarmUp, launch);
+  const double runs = seconds / (times.back() + kOverhead);
+  times = timer.measure(static_cast<int>(std::clamp(runs, kLeast, kMost)), launch);
+  return median(times);
+}
+
+double copy_on_cuda() {
+  constexpr int64_t kBytes = int64_t{1} << 30;
+  const std::unique_ptr<Device> device = make_device(DeviceKind::kCuda);
+  const Buffer source(*device, kBytes), target(*device, kBytes);
+  device->fill_zero(source.data(), kBytes);
+  const auto copy = [&] { device->copy_within(target.data(), source.data(), kBytes); };
+  return 2.0 * static_cast<double>(kBytes) / time_on_cuda(*device, 0.05, copy);
+}
+
+#else
+
+double time_on_cuda(Device&, double, const std::function<void()>&) {
+  fail_check(__FILE__, __LINE__, "time_on_cuda", "this program was built without CUDA");
+}
+double copy_on_cuda() {
+  fail_check(__FILE__, __LINE__, "copy_on_cuda", "this program was built without CUDA");
+}
+
+#endif
+
+double time_on_cpu(double seconds, const std::function<void()>& run) {
   using Clock = std::chrono::steady_clock;
   std::vector<double> times;
   const auto end = Clock::now() + std::chrono::duration<double>(seconds);
-  run.run(phase);  // warm-up
+  run();  // warm-up
   do {
     const auto begin = Clock::now();
-    run.run(phase);
+    run();
     times.push_back(std::chrono::duration<double>(Clock::now() - begin).count());
   } while ((Clock::now() < end && times.size() < 1000) || times.size() < 3);
-  std::nth_element(times.begin(), times.begin() + static_cast<int64_t>(times.size() / 2), times.end());
+  return median(times);
+}
+
+PhaseSpeed measure_phase(CaseRun& run, Phase phase, double seconds) {
+  const auto launch = [&] { run.launch(phase); };
+  const bool cuda = run.device().kind() == DeviceKind::kCuda;
+  const double time = cuda ? time_on_cuda(run.device(), seconds, launch) : time_on_cpu(seconds, launch);
   const Cost cost = run.plan().cost(phase);
-  return {times[times.size() / 2], cost.bytes, cost.flops};
+  return {time, cost.bytes, cost.flops};
 }
 
 }  // namespace
 
-CaseSpeed measure_case(const OpCase& c, DType dtype, ThreadPool& pool, double seconds) {
-  CaseRun run(c, {.compute = dtype, .all_results = false, .probe = false}, &pool);
-  run.write(make_contents(c, dtype));
+CaseSpeed measure_case(const OpCase& c, DType dtype, ThreadPool& pool, double seconds, DeviceKind device) {
+  constexpr int64_t kPeriod = int64_t{1} << 20;
+  CaseRun run(c, {.compute = dtype, .all_results = false, .probe = false, .device = device}, &pool);
+  run.write(make_contents(c, dtype, kPeriod));
   CaseSpeed speed;
   speed.forward = measure_phase(run, Phase::kForward, seconds / 2);
   if (run.differentiated()) speed.backward = measure_phase(run, Phase::kBackward, seconds / 2);
   return speed;
 }
 
-double measure_copy(ThreadPool& pool) {
+double measure_copy(ThreadPool& pool, DeviceKind device) {
+  if (device == DeviceKind::kCuda) return copy_on_cuda();
   using Clock = std::chrono::steady_clock;
   constexpr size_t kBytes = size_t{128} << 20, kBlock = size_t{1} << 20;
   const std::vector<uint8_t> source(kBytes, 1);
@@ -260,20 +314,24 @@ double measure_copy(ThreadPool& pool) {
   return 2.0 * static_cast<double>(kBytes) / best;
 }
 
-bool supports_cpu(const OpCases& cases, DType dtype) {
+std::string describe_device(DeviceKind device) {
+  return make_device(device)->description();
+}
+
+std::string why_unsupported(const OpCases& cases, DType dtype, DeviceKind device) {
   for (const OpCase& c : cases.cases) {
     if (c.speed) continue;
     try {
-      CaseRun run(c, {.compute = dtype});
+      CaseRun run(c, {.compute = dtype, .device = device});
       run.write(make_contents(c, dtype));
       run.run(Phase::kForward);
       if (run.differentiated()) run.run(Phase::kBackward);
-      return true;
-    } catch (const Error&) {
-      return false;
+      return "";
+    } catch (const Error& error) {
+      return error.what();
     }
   }
-  return false;
+  return "there is no small case to try";
 }
 
 }  // namespace megatron

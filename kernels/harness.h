@@ -31,17 +31,18 @@ struct CaseResult {
   double worst = 0;     ///< largest error seen: NMSE (test), relative to the largest gradient (grad)
 };
 
-/// Forward and backward in `dtype` against fp64 on the same rounded inputs: results, updated state, gradients. Twice:
-/// with memory reuse, gradients added to what is there, unread results not given; and without, each gradient
-/// overwriting. Memory is poisoned with NaN beforehand.
-CaseResult test_case(const OpCase& c, DType dtype);
+/// Forward and backward in `dtype` on `device` against fp64 on the CPU on the same rounded inputs: results, updated
+/// state, gradients. Twice: with memory reuse, gradients added to what is there, unread results not given; and without,
+/// each gradient overwriting. Memory is poisoned with NaN beforehand.
+CaseResult test_case(const OpCase& c, DType dtype, DeviceKind device = DeviceKind::kCpu);
 
 /// Gradients in fp64 against central differences of the fourth order; at most 48 elements of each operand, spread
 /// evenly. Tolerance 1e-6 of the operand's largest gradient.
 CaseResult gradient_case(const OpCase& c);
 
-/// All results, state and gradients have equal bits with 1, 2 and 3 threads, with and without memory reuse.
-CaseResult bitwise_case(const OpCase& c, DType dtype);
+/// All results, state and gradients have equal bits with and without memory reuse; on the CPU with 1, 2 and 3 threads,
+/// on CUDA in two runs each.
+CaseResult bitwise_case(const OpCase& c, DType dtype, DeviceKind device = DeviceKind::kCpu);
 
 struct PhaseSpeed {
   double seconds = 0;  ///< median
@@ -51,13 +52,17 @@ struct PhaseSpeed {
 struct CaseSpeed {
   PhaseSpeed forward, backward;  ///< backward.seconds == 0: there is none
 };
-/// Median over repeated runs of about `seconds` in total.
-CaseSpeed measure_case(const OpCase& c, DType dtype, ThreadPool& pool, double seconds);
+/// Median over repeated runs of about `seconds` in total. On CUDA the time on the stream, with a cold L2 cache.
+CaseSpeed measure_case(const OpCase& c, DType dtype, ThreadPool& pool, double seconds,
+                       DeviceKind device = DeviceKind::kCpu);
 
-/// Bytes per second (read plus written) of a copy of 128 MiB on all threads of the pool.
-double measure_copy(ThreadPool& pool);
+/// Bytes per second (read plus written) of a copy: of 128 MiB on all threads of the pool, of 1 GiB on CUDA.
+double measure_copy(ThreadPool& pool, DeviceKind device = DeviceKind::kCpu);
 
-/// True when the operation runs in `dtype` on the CPU (the first small case is tried).
-bool supports_cpu(const OpCases& cases, DType dtype);
+/// Name of the device, as the harness uses it.
+std::string describe_device(DeviceKind device);
+
+/// Empty when the operation runs in `dtype` (the first small case is tried), else the reason why it does not.
+std::string why_unsupported(const OpCases& cases, DType dtype, DeviceKind device);
 
 }  // namespace megatron

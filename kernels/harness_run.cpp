@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
-#include <cstring>
 
 #include "base/error.h"
 #include "base/philox.h"
@@ -12,36 +10,46 @@
 #include "program/passes.h"
 #include "program/strided.h"
 #include "program/trace.h"
+#ifdef MEGATRON_HAVE_CUDA
+#include "program/elementwise_cuda.h"
+#endif
 
 namespace megatron::harness {
 namespace {
 
-/// Host memory that starts full of NaN (all bits set), so that a kernel that reads what it should write is found out.
+/// Memory that starts full of NaN (all bits set), so that a kernel that reads what it should write is found out.
 class PoisonedDevice final : public Device {
  public:
-  DeviceKind kind() const override { return DeviceKind::kCpu; }
-  std::string description() const override { return "cpu, poisoned"; }
-  void copy_to_device(void* target, const void* source, int64_t bytes) override { copy(target, source, bytes); }
-  void copy_to_host(void* target, const void* source, int64_t bytes) override { copy(target, source, bytes); }
-  void fill_zero(void* target, int64_t bytes) override {
-    if (bytes > 0) std::memset(target, 0, static_cast<size_t>(bytes));
+  explicit PoisonedDevice(std::unique_ptr<Device> inner) : inner_(std::move(inner)) {}
+  DeviceKind kind() const override { return inner_->kind(); }
+  std::string description() const override { return inner_->description() + ", poisoned"; }
+  void copy_to_device(void* target, const void* source, int64_t bytes) override {
+    inner_->copy_to_device(target, source, bytes);
   }
+  void copy_to_host(void* target, const void* source, int64_t bytes) override {
+    inner_->copy_to_host(target, source, bytes);
+  }
+  void copy_within(void* target, const void* source, int64_t bytes) override {
+    inner_->copy_within(target, source, bytes);
+  }
+  void fill_zero(void* target, int64_t bytes) override { inner_->fill_zero(target, bytes); }
+  void* stream() const override { return inner_->stream(); }
+  void synchronize() override { inner_->synchronize(); }
 
  protected:
   std::byte* allocate(int64_t bytes) override {
-    const auto size = static_cast<size_t>(round_up(std::max<int64_t>(bytes, 1), kAlignment));
-    void* data = std::aligned_alloc(kAlignment, size);
-    if (data == nullptr)
-      throw DeviceError("out of host memory for a case of " + format_bytes(static_cast<double>(bytes)));
-    std::memset(data, 0xff, size);
-    return static_cast<std::byte*>(data);
+    Buffer buffer(*inner_, bytes);
+    std::byte* data = buffer.data();
+    const std::vector<std::byte> poison(static_cast<size_t>(bytes), std::byte{0xff});
+    inner_->copy_to_device(data, poison.data(), bytes);
+    buffers_.emplace(data, std::move(buffer));
+    return data;
   }
-  void deallocate(std::byte* data) noexcept override { std::free(data); }
+  void deallocate(std::byte* data) noexcept override { buffers_.erase(data); }
 
  private:
-  static void copy(void* target, const void* source, int64_t bytes) {
-    if (bytes > 0) std::memcpy(target, source, static_cast<size_t>(bytes));
-  }
+  std::unique_ptr<Device> inner_;
+  std::map<std::byte*, Buffer> buffers_;
 };
 
 /// A copy whose gradient is a copy: behind it, a parameter is an activation.
@@ -56,6 +64,11 @@ class Tap final : public OpKind {
     if (context.gradient(0)) context.set(0, context.trace().emit1(std::make_shared<Tap>(), {context.gradient(0)}));
   }
   void run_cpu(const RunContext& c) const override { copy_strided(c.in(0), c.out(0)); }
+#ifdef MEGATRON_HAVE_CUDA
+  void run_cuda(const RunContext& c) const override {
+    copy_strided_cuda(c.in(0), c.out(0), c.stream);
+  }
+#endif
 };
 
 /// Operands result and cotangent; result sum of their products in fp64. Its gradient is the cotangent itself.
@@ -76,6 +89,8 @@ class Probe final : public OpKind {
     for (size_t i = 0; i < a.size(); ++i) sum += a[i] * b[i];
     *c.out(0).as<double>() = sum;
   }
+  /// Finite differences, which alone look at the sum, are taken on the CPU.
+  void run_cuda(const RunContext&) const override {}
 
  private:
   bool active_;
@@ -106,6 +121,9 @@ double draw(const CaseOperand& operand, uint64_t key, int64_t i) {
       return operand.shift + operand.scale * philox_normal(key, static_cast<uint64_t>(i));
   }
 }
+
+/// Cotangents repeat after so many elements.
+constexpr int64_t kCotangents = int64_t{1} << 20;
 
 /// Multiples of 1/16 in [-4, 4]: exact in every type.
 double draw_cotangent(uint64_t key, int64_t i) {
@@ -139,7 +157,7 @@ bool is_present(const CaseOperand& operand, DType compute) {
   return operand.fill != CaseOperand::Fill::kAbsent;
 }
 
-Contents make_contents(const OpCase& c, DType compute) {
+Contents make_contents(const OpCase& c, DType compute, int64_t period) {
   Contents contents;
   for (size_t i = 0; i < c.operands.size(); ++i) {
     const CaseOperand& operand = c.operands[i];
@@ -151,8 +169,13 @@ Contents make_contents(const OpCase& c, DType compute) {
     if (!is_present(operand, compute)) continue;
     const uint64_t key = philox_key(1234, hash_name(str_cat(c.name, "/", i)));
     const DType dtype = dtype_of_operand(operand, compute);
-    for (int64_t j = 0; j < operand.shape.numel(); ++j)
-      contents.back().push_back(round_to(dtype, draw(operand, key, j)));
+    const bool random = operand.fill == CaseOperand::Fill::kNormal || operand.fill == CaseOperand::Fill::kIndices;
+    std::vector<double>& values = contents.back();
+    values.reserve(static_cast<size_t>(operand.shape.numel()));
+    for (int64_t j = 0; j < operand.shape.numel(); ++j) {
+      const bool repeated = random && j >= period;
+      values.push_back(repeated ? values[static_cast<size_t>(j - period)] : round_to(dtype, draw(operand, key, j)));
+    }
   }
   return contents;
 }
@@ -176,12 +199,9 @@ std::set<int> differentiable_operands(const OpCase& c) {
 CaseRun::CaseRun(const OpCase& c, const RunOptions& options, ThreadPool* pool) : case_(c), compute_(options.compute) {
   Program program = build(c, options);
   verify(program);
-  Plan plan = pack(std::move(program), {.slot_sets = 1, .reuse = options.reuse, .device = DeviceKind::kCpu});
-  if (options.probe) {
-    device_ = std::make_unique<PoisonedDevice>();
-  } else {
-    device_ = make_cpu_device();
-  }
+  Plan plan = pack(std::move(program), {.slot_sets = 1, .reuse = options.reuse, .device = options.device});
+  device_ = make_device(options.device);
+  if (options.probe) device_ = std::make_unique<PoisonedDevice>(std::move(device_));
   store_ = std::make_unique<Store>(*device_);
   if (pool == nullptr) {
     own_pool_ = std::make_unique<ThreadPool>(options.threads);
@@ -249,29 +269,44 @@ Tensor CaseRun::tensor_of(const std::string& name) const {
   return executor_->has_input(name) ? executor_->input(name) : store_->find(name);
 }
 
+void CaseRun::write_values(const std::string& name, const std::vector<double>& values) {
+  Tensor target = tensor_of(name);
+  std::vector<std::byte> bytes(static_cast<size_t>(std::max<int64_t>(1, target.bytes())));
+  write_doubles(make_tensor(bytes.data(), target.dtype, target.shape), values);
+  write_tensor(*device_, target, bytes.data(), target.bytes());
+}
+
 void CaseRun::write(const Contents& contents) {
   for (size_t i = 0; i < names_.size(); ++i) {
-    if (!names_[i].empty()) write_doubles(tensor_of(names_[i]), contents[i]);
+    if (!names_[i].empty()) write_values(names_[i], contents[i]);
   }
-  if (executor_->has_input("probe seed")) *executor_->input("probe seed").as<double>() = 1;
+  if (executor_->has_input("probe seed")) write_values("probe seed", {1.0});
   for (const int r : case_.differentiable_results) {
     const std::string name = str_cat("cotangent ", r);
     if (!executor_->has_input(name)) continue;
     const uint64_t key = philox_key(99, hash_name(str_cat(case_.name, name)));
     std::vector<double> values;
-    for (int64_t i = 0; i < executor_->input(name).numel(); ++i) values.push_back(draw_cotangent(key, i));
-    write_doubles(executor_->input(name), values);
+    const int64_t count = executor_->input(name).numel();
+    for (int64_t i = 0; i < count; ++i) {
+      values.push_back(i >= kCotangents ? values[static_cast<size_t>(i - kCotangents)] : draw_cotangent(key, i));
+    }
+    write_values(name, values);
   }
 }
 
 Outcome CaseRun::outcome() const {
   Outcome outcome;
-  for (const NamedValue& output : plan().program.outputs) outcome[output.name] = executor_->output(output.name);
+  const auto add = [&](const std::string& name, const Tensor& tensor) {
+    HostTensor copy = to_host(*device_, tensor);
+    if (!tensor) copy.tensor = tensor;  // an empty one, whose memory may be at address 0
+    outcome.emplace(name, std::move(copy));
+  };
+  for (const NamedValue& output : plan().program.outputs) add(output.name, executor_->output(output.name));
   for (size_t i = 0; i < names_.size(); ++i) {
     if (names_[i].empty()) continue;
-    if (case_.operands[i].state) outcome["state " + names_[i]] = tensor_of(names_[i]);
+    if (case_.operands[i].state) add("state " + names_[i], tensor_of(names_[i]));
     const Tensor gradient = store_->find(gradient_name(names_[i]));
-    if (gradient) outcome["gradient of " + names_[i]] = gradient;
+    if (gradient) add("gradient of " + names_[i], gradient);
   }
   return outcome;
 }
@@ -281,12 +316,21 @@ double CaseRun::loss() const {
   if (case_.fused_loss) {
     double seed = 1;
     for (size_t i = 0; i < names_.size(); ++i) {
-      if (case_.operands[i].name == "seed") seed = read_doubles(tensor_of(names_[i]))[0];
+      if (case_.operands[i].name == "seed") seed = read_doubles(to_host(*device_, tensor_of(names_[i])).tensor)[0];
     }
-    return seed * read_doubles(executor_->output("result 0"))[0];
+    return seed * read_doubles(to_host(*device_, executor_->output("result 0")).tensor)[0];
   }
-  for (const std::string& name : losses_) sum += *executor_->output(name).as<double>();
+  for (const std::string& name : losses_) sum += read_doubles(to_host(*device_, executor_->output(name)).tensor)[0];
   return sum;
+}
+
+std::unique_ptr<Device> make_device(DeviceKind kind) {
+  if (kind == DeviceKind::kCpu) return make_cpu_device();
+#ifdef MEGATRON_HAVE_CUDA
+  return make_cuda_device(0);
+#else
+  throw DeviceError("this program was built without CUDA; build it with -DMEGATRON_CUDA=ON");
+#endif
 }
 
 std::vector<double> read_doubles(const Tensor& t) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <map>
 #include <memory>
 #include <set>
@@ -13,14 +14,16 @@
 #include "kernels/cases.h"
 #include "program/executor.h"
 #include "program/trace.h"
+#include "tensor/host_copy.h"
 
 namespace megatron::harness {
 
 /// Contents of the operands (by index) as doubles, already rounded to the tested type. Absent operands are empty.
 using Contents = std::vector<std::vector<double>>;
 
-/// Same numbers for every run of a case: keyed by the case's name.
-Contents make_contents(const OpCase& c, DType compute);
+/// Same numbers for every run of a case: keyed by the case's name. After `period` elements random numbers repeat (for
+/// speed, where drawing would take longer than measuring).
+Contents make_contents(const OpCase& c, DType compute, int64_t period = std::numeric_limits<int64_t>::max());
 
 /// Type of an operand, and whether it is there, when the tested type is `compute`.
 DType dtype_of_operand(const CaseOperand& operand, DType compute);
@@ -37,27 +40,37 @@ struct RunOptions {
   bool all_results = true;  ///< false: only differentiable results are read
   bool probe = true;        ///< false: nothing is added to the forward (speed)
   int threads = 1;
+  DeviceKind device = DeviceKind::kCpu;
 };
 
-/// What a run left, by name: "result 0", "state v", "gradient x", "loss".
-using Outcome = std::map<std::string, Tensor>;
+/// What a run left, by name: "result 0", "state v", "gradient x", "loss". Copies in host memory.
+using Outcome = std::map<std::string, HostTensor>;
 
 class CaseRun {
  public:
   CaseRun(const OpCase& c, const RunOptions& options, ThreadPool* pool = nullptr);
 
   void write(const Contents& contents);
-  void run(Phase phase) { executor_->run(phase); }
+  /// Waits for the device.
+  void run(Phase phase) {
+    executor_->run(phase);
+    device_->synchronize();
+  }
+  /// Does not wait.
+  void launch(Phase phase) { executor_->run(phase); }
+  Device& device() const { return *device_; }
   bool differentiated() const { return differentiated_; }
   const Plan& plan() const { return executor_->plan(); }
   Outcome outcome() const;
-  /// The scalar whose gradient is taken, in double: sum of results times cotangents, or seed times the fused loss.
+  /// The scalar whose gradient is taken, in double: sum of results times cotangents, or seed times the fused loss. On
+  /// the CPU only.
   double loss() const;
 
  private:
   Program build(const OpCase& c, const RunOptions& options);
   void add_losses(Trace& trace, const OpCase& c, const std::vector<Value>& results, Value seed, bool active);
   Tensor tensor_of(const std::string& name) const;
+  void write_values(const std::string& name, const std::vector<double>& values);
 
   const OpCase& case_;
   DType compute_;
@@ -70,7 +83,10 @@ class CaseRun {
   std::unique_ptr<Executor> executor_;
 };
 
-/// Element access whatever the type; tensors may be strided.
+/// GPU 0 for kCuda; DeviceError where the build has no CUDA, or the machine no GPU.
+std::unique_ptr<Device> make_device(DeviceKind kind);
+
+/// Element access in host memory whatever the type; tensors may be strided.
 std::vector<double> read_doubles(const Tensor& t);
 void write_doubles(const Tensor& t, const std::vector<double>& values);
 std::vector<uint8_t> read_bytes(const Tensor& t);

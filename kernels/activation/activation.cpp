@@ -25,6 +25,11 @@ class ActivationBackward final : public OpKind {
   void run_cpu(const RunContext& c) const override {
     activation_backward_cpu({c.in(0), c.in(1), c.out(0), kind_}, c.pool);
   }
+#ifdef MEGATRON_HAVE_CUDA
+  void run_cuda(const RunContext& c) const override {
+    activation_backward_cuda({c.in(0), c.in(1), c.out(0), kind_}, c.stream);
+  }
+#endif
 
  private:
   ActivationKind kind_;
@@ -49,6 +54,11 @@ class Activation final : public OpKind {
     return {kFlops * static_cast<double>(shapes.in(0).numel()), touched_bytes(shapes), 0};
   }
   void run_cpu(const RunContext& c) const override { activation_cpu({c.in(0), c.out(0), kind_}, c.pool); }
+#ifdef MEGATRON_HAVE_CUDA
+  void run_cuda(const RunContext& c) const override {
+    activation_cuda({c.in(0), c.out(0), kind_}, c.stream);
+  }
+#endif
 
  private:
   ActivationKind kind_;
@@ -70,6 +80,11 @@ class GatedActivationBackward final : public OpKind {
   void run_cpu(const RunContext& c) const override {
     gated_activation_backward_cpu({c.in(0), c.in(1), c.out(0), kind_}, c.pool);
   }
+#ifdef MEGATRON_HAVE_CUDA
+  void run_cuda(const RunContext& c) const override {
+    gated_activation_backward_cuda({c.in(0), c.in(1), c.out(0), kind_}, c.stream);
+  }
+#endif
 
  private:
   ActivationKind kind_;
@@ -94,6 +109,11 @@ class GatedActivation final : public OpKind {
     return {kFlops * 0.5 * static_cast<double>(shapes.in(0).numel()), touched_bytes(shapes), 0};
   }
   void run_cpu(const RunContext& c) const override { gated_activation_cpu({c.in(0), c.out(0), kind_}, c.pool); }
+#ifdef MEGATRON_HAVE_CUDA
+  void run_cuda(const RunContext& c) const override {
+    gated_activation_cuda({c.in(0), c.out(0), kind_}, c.stream);
+  }
+#endif
 
  private:
   ActivationKind kind_;

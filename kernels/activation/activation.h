@@ -59,4 +59,10 @@ void activation_backward_cpu(const ActivationBackwardArgs& args, ThreadPool* poo
 void gated_activation_cpu(const GatedActivationArgs& args, ThreadPool* pool);
 void gated_activation_backward_cpu(const GatedActivationBackwardArgs& args, ThreadPool* pool);
 
+/// Device pointers; `stream` is a cudaStream_t. Only in builds with CUDA.
+void activation_cuda(const ActivationArgs& args, void* stream);
+void activation_backward_cuda(const ActivationBackwardArgs& args, void* stream);
+void gated_activation_cuda(const GatedActivationArgs& args, void* stream);
+void gated_activation_backward_cuda(const GatedActivationBackwardArgs& args, void* stream);
+
 }  // namespace megatron

@@ -26,6 +26,8 @@ class AdamW final : public OpKind {
   Cost cost(const RunContext& shapes) const override {
     double bytes = static_cast<double>(shapes.in(4).bytes());
     for (int i = 0; i < 4; ++i) bytes += 2.0 * static_cast<double>(shapes.in(i).bytes());
+    // A parameter with a master copy is written only.
+    if (size_of(shapes.in(0).dtype) < 4) bytes -= static_cast<double>(shapes.in(0).bytes());
     return {16.0 * static_cast<double>(shapes.in(0).numel()), bytes, 0};
   }
 
@@ -44,6 +46,12 @@ class AdamW final : public OpKind {
     step.decay = lr * wd;
     adamw_cpu({context.in(0), context.in(1), context.in(2), context.in(3), context.in(4), step}, context.pool);
   }
+#ifdef MEGATRON_HAVE_CUDA
+  void run_cuda(const RunContext& c) const override {
+    adamw_cuda({c.in(0), c.in(1), c.in(2), c.in(3), c.in(4), c.in(5), c.in(6), c.in(7), c.in(8), c.in(9), options_},
+               c.stream);
+  }
+#endif
 
  private:
   static void check(const Operands& operands) {

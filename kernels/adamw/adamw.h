@@ -49,4 +49,12 @@ struct AdamWArgs {
 class ThreadPool;
 void adamw_cpu(const AdamWArgs& args, ThreadPool* pool);
 
+/// Everything lies in device memory, the scalars too: what a step needs is worked out on the device.
+struct AdamWCudaArgs {
+  Tensor param, master, m, v, grad, lr, weight_decay, coefficient, skip, t;
+  AdamWOptions options;
+};
+/// `stream`: a cudaStream_t. An update number below 1 traps, which the next synchronisation reports.
+void adamw_cuda(const AdamWCudaArgs& args, void* stream);
+
 }  // namespace megatron

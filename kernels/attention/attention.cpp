@@ -110,8 +110,8 @@ class Attention final : public AttentionBase {
     cost.flops = attention_flops(base_args(c, kStarts));
     return cost;
   }
-  int64_t workspace(const RunContext& c, DeviceKind) const override {
-    return attention_workspace_cpu(base_args(c, kStarts));
+  int64_t workspace(const RunContext& c, DeviceKind device) const override {
+    return device == DeviceKind::kCpu ? attention_workspace_cpu(base_args(c, kStarts)) : 0;
   }
   void run_cpu(const RunContext& c) const override {
     AttentionArgs args = base_args(c, kStarts);
@@ -119,6 +119,14 @@ class Attention final : public AttentionBase {
     args.lse = c.out(1);
     attention_cpu(args, c.workspace, c.pool);
   }
+#ifdef MEGATRON_HAVE_CUDA
+  void run_cuda(const RunContext& c) const override {
+    AttentionArgs args = base_args(c, kStarts);
+    args.out = c.out(0);
+    args.lse = c.out(1);
+    attention_cuda(args, c.stream);
+  }
+#endif
 };
 
 class AttentionBackward final : public AttentionBase {
@@ -141,10 +149,14 @@ class AttentionBackward final : public AttentionBase {
     cost.flops = 2.5 * attention_flops(base_args(c, kBackStarts));  // five products of blocks instead of two
     return cost;
   }
-  int64_t workspace(const RunContext& c, DeviceKind) const override {
-    return attention_backward_workspace_cpu(args(c));
+  int64_t workspace(const RunContext& c, DeviceKind device) const override {
+    return device == DeviceKind::kCpu ? attention_backward_workspace_cpu(args(c))
+                                      : attention_backward_workspace_cuda(args(c));
   }
   void run_cpu(const RunContext& c) const override { attention_backward_cpu(args(c), c.workspace, c.pool); }
+#ifdef MEGATRON_HAVE_CUDA
+  void run_cuda(const RunContext& c) const override { attention_backward_cuda(args(c), c.workspace, c.stream); }
+#endif
 
  private:
   AttentionBackwardArgs args(const RunContext& c) const {
@@ -179,6 +191,12 @@ AttentionResult attention(Trace& trace, Value q, Value k, Value v, const Attenti
       trace.emit(attention_kind(options, sizes), {q, k, v, extras.starts, drop ? extras.step : Value{},
                                                   drop ? extras.sample : Value{}, drop ? extras.position : Value{}});
   return {results[0], results[1]};
+}
+
+// Here and not in the .cu file, so that plans for GPUs can be made by a build without CUDA.
+int64_t attention_backward_workspace_cuda(const AttentionBackwardArgs& args) {
+  const Dims& q = args.forward.q.shape;
+  return q[0] * q[1] * q[2] * q[3] * size_of(accumulation_dtype(args.forward.q.dtype));
 }
 
 double attention_flops(const AttentionArgs& args) {

@@ -20,6 +20,9 @@ class Cast final : public OpKind {
     context.set(0, cast(context.trace(), context.gradient(0), context.trace().dtype(context.operand(0))));
   }
   void run_cpu(const RunContext& c) const override { cast_cpu({c.in(0), c.out(0)}, c.pool); }
+#ifdef MEGATRON_HAVE_CUDA
+  void run_cuda(const RunContext& c) const override { cast_cuda({c.in(0), c.out(0)}, c.stream); }
+#endif
 
  private:
   DType to_;
@@ -33,6 +36,9 @@ class FillZero final : public OpKind {
   }
   std::vector<int> updates() const override { return {0}; }
   void run_cpu(const RunContext& c) const override { fill_zero_cpu(c.in(0), c.pool); }
+#ifdef MEGATRON_HAVE_CUDA
+  void run_cuda(const RunContext& c) const override { fill_zero_cuda(c.in(0), c.stream); }
+#endif
 };
 
 }  // namespace

@@ -25,5 +25,8 @@ struct CastArgs {
 class ThreadPool;
 void cast_cpu(const CastArgs& args, ThreadPool* pool);
 void fill_zero_cpu(const Tensor& state, ThreadPool* pool);
+/// `stream`: a cudaStream_t.
+void cast_cuda(const CastArgs& args, void* stream);
+void fill_zero_cuda(const Tensor& state, void* stream);
 
 }  // namespace megatron

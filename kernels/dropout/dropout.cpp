@@ -52,6 +52,11 @@ class Dropout final : public OpKind {
   void run_cpu(const RunContext& c) const override {
     dropout_cpu({c.in(0), {}, {}, c.out(0), c.in(1), c.in(2), c.in(3), c.in_origin(0)[2], options_}, c.pool);
   }
+#ifdef MEGATRON_HAVE_CUDA
+  void run_cuda(const RunContext& c) const override {
+    dropout_cuda({c.in(0), {}, {}, c.out(0), c.in(1), c.in(2), c.in(3), c.in_origin(0)[2], options_}, c.stream);
+  }
+#endif
 
   /// Output type of the backward: that of the operand, if it differs from the gradient's.
   static std::optional<DType> narrow_to(const Trace& trace, Value dy, Value x) {
@@ -99,6 +104,12 @@ class DropoutAdd final : public OpKind {
   void run_cpu(const RunContext& c) const override {
     dropout_cpu({c.in(0), c.in(1), c.in(2), c.out(0), c.in(3), c.in(4), c.in(5), c.in_origin(0)[2], options_}, c.pool);
   }
+#ifdef MEGATRON_HAVE_CUDA
+  void run_cuda(const RunContext& c) const override {
+    dropout_cuda({c.in(0), c.in(1), c.in(2), c.out(0), c.in(3), c.in(4), c.in(5), c.in_origin(0)[2], options_},
+                 c.stream);
+  }
+#endif
 
  private:
   DropoutOptions options_;

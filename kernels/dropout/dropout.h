@@ -51,4 +51,7 @@ struct DropoutArgs {
 class ThreadPool;
 void dropout_cpu(const DropoutArgs& args, ThreadPool* pool);
 
+/// Device pointers; `stream` is a cudaStream_t. Only in builds with CUDA.
+void dropout_cuda(const DropoutArgs& args, void* stream);
+
 }  // namespace megatron

@@ -1,6 +1,7 @@
 #include "kernels/embedding/embedding.h"
 
 #include "kernels/common.h"
+#include "kernels/embedding/embedding_plan_cuda.h"
 
 namespace megatron {
 namespace {
@@ -18,8 +19,20 @@ class EmbeddingBackward final : public OpKind {
     const double n = static_cast<double>(shapes.in(2).numel());
     return {n, 3.0 * n * static_cast<double>(size_of(shapes.in(2).dtype)), 0};
   }
-  void run_cpu(const RunContext& c) const override {
-    embedding_backward_cpu({c.in(2), c.in(1), c.out(0), c.in_origin(0)[0], c.adds(0)}, c.pool);
+  int64_t workspace(const RunContext& shapes, DeviceKind device) const override {
+    if (device == DeviceKind::kCpu) return 0;
+    return embedding_backward_workspace_cuda({shapes.in(2), shapes.in(1), shapes.out(0)});
+  }
+  void run_cpu(const RunContext& c) const override { embedding_backward_cpu(args(c), c.pool); }
+#ifdef MEGATRON_HAVE_CUDA
+  void run_cuda(const RunContext& c) const override {
+    embedding_backward_cuda(args(c), c.workspace, c.stream);
+  }
+#endif
+
+ private:
+  static EmbeddingBackwardArgs args(const RunContext& c) {
+    return {c.in(2), c.in(1), c.out(0), c.in_origin(0)[0], c.adds(0)};
   }
 };
 
@@ -44,12 +57,21 @@ class Embedding final : public OpKind {
   void run_cpu(const RunContext& c) const override {
     embedding_cpu({c.in(0), c.in(1), c.out(0), c.in_origin(0)[0]}, c.pool);
   }
+#ifdef MEGATRON_HAVE_CUDA
+  void run_cuda(const RunContext& c) const override {
+    embedding_cuda({c.in(0), c.in(1), c.out(0), c.in_origin(0)[0]}, c.stream);
+  }
+#endif
 
  private:
   std::optional<DType> out_;
 };
 
 }  // namespace
+
+int64_t embedding_backward_workspace_cuda(const EmbeddingBackwardArgs& args) {
+  return embedding_cuda_plan::make_layout(args.ids.numel(), args.dweight.shape[1], size_of(args.dweight.dtype)).bytes;
+}
 
 std::shared_ptr<const OpKind> embedding_kind(std::optional<DType> out) {
   return std::make_shared<Embedding>(out);

@@ -32,4 +32,10 @@ class ThreadPool;
 void embedding_cpu(const EmbeddingArgs& args, ThreadPool* pool);
 void embedding_backward_cpu(const EmbeddingBackwardArgs& args, ThreadPool* pool);
 
+/// Device pointers; `stream` is a cudaStream_t. Only in builds with CUDA.
+void embedding_cuda(const EmbeddingArgs& args, void* stream);
+/// `workspace`: embedding_backward_workspace_cuda() bytes. Sums each row's tokens in a fixed order, in pieces.
+void embedding_backward_cuda(const EmbeddingBackwardArgs& args, void* workspace, void* stream);
+int64_t embedding_backward_workspace_cuda(const EmbeddingBackwardArgs& args);
+
 }  // namespace megatron

@@ -33,6 +33,11 @@ class GatherRows final : public OpKind {
     return cost;
   }
   void run_cpu(const RunContext& c) const override { gather_rows_cpu({c.in(0), c.out(0), c.in(1), false}); }
+#ifdef MEGATRON_HAVE_CUDA
+  void run_cuda(const RunContext& c) const override {
+    gather_rows_cuda({c.in(0), c.out(0), c.in(1), false}, c.stream);
+  }
+#endif
 };
 
 class ScatterRows final : public OpKind {
@@ -55,6 +60,11 @@ class ScatterRows final : public OpKind {
     }
   }
   void run_cpu(const RunContext& c) const override { scatter_rows_cpu({c.out(0), c.in(0), c.in(1), c.adds(0)}); }
+#ifdef MEGATRON_HAVE_CUDA
+  void run_cuda(const RunContext& c) const override {
+    scatter_rows_cuda({c.out(0), c.in(0), c.in(1), c.adds(0)}, c.stream);
+  }
+#endif
 
  private:
   int64_t rows_;

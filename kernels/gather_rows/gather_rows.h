@@ -27,4 +27,9 @@ struct GatherRowsArgs {
 void gather_rows_cpu(const GatherRowsArgs& args);
 void scatter_rows_cpu(const GatherRowsArgs& args);
 
+/// Device pointers; `stream` is a cudaStream_t. Only in builds with CUDA. An index outside the rows stops the GPU with
+/// a message: the run ends with a DeviceError.
+void gather_rows_cuda(const GatherRowsArgs& args, void* stream);
+void scatter_rows_cuda(const GatherRowsArgs& args, void* stream);
+
 }  // namespace megatron

@@ -40,15 +40,24 @@ class SumOfSquares final : public OpKind {
     return {2 * count, bytes, 0};
   }
   int64_t workspace(const RunContext& shapes, DeviceKind device) const override {
+#ifdef MEGATRON_HAVE_CUDA
+    if (device == DeviceKind::kCuda) return sum_of_squares_workspace_cuda(shapes.operands);
+#endif
+    if (device != DeviceKind::kCpu) return 0;
     int64_t bytes = 0;
     for (const Tensor& t : shapes.operands) bytes = std::max(bytes, sum_of_squares_workspace_cpu(t.numel()));
-    return device == DeviceKind::kCpu ? bytes : 0;
+    return bytes;
   }
   void run_cpu(const RunContext& context) const override {
     double sum = 0;
     for (const Tensor& t : context.operands) sum_of_squares_cpu(t, &sum, context.workspace, context.pool);
     *context.out(0).as<double>() = sum;
   }
+#ifdef MEGATRON_HAVE_CUDA
+  void run_cuda(const RunContext& c) const override {
+    sum_of_squares_cuda(c.operands, c.out(0), c.workspace, c.stream);
+  }
+#endif
 
  private:
   static void check_operand(const ValueInfo& operand, size_t i, size_t axis, bool sharded, const std::string& name) {
@@ -90,6 +99,11 @@ class Clip final : public OpKind {
     if (context.out(1)) *context.out(1).as<double>() = finite ? inverse_scale * factor : 0.0;
     if (context.out(2)) *context.out(2).as<double>() = finite ? 0.0 : 1.0;
   }
+#ifdef MEGATRON_HAVE_CUDA
+  void run_cuda(const RunContext& c) const override {
+    clip_cuda(c.in(0), c.operands.subspan(1), clip_, {c.out(0), c.out(1), c.out(2)}, c.stream);
+  }
+#endif
 
  private:
   double clip_;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "program/op_kind.h"
@@ -35,5 +36,16 @@ class ThreadPool;
 /// Adds the squares of x to *sum. `workspace`: sum_of_squares_workspace_cpu(x.numel()) bytes.
 void sum_of_squares_cpu(const Tensor& x, double* sum, void* workspace, ThreadPool* pool);
 int64_t sum_of_squares_workspace_cpu(int64_t count);
+
+/// Writes the sum over all gradients to `sum`; `workspace`: sum_of_squares_workspace_cuda(gradients) bytes of device
+/// memory. `stream`: a cudaStream_t.
+void sum_of_squares_cuda(std::span<const Tensor> gradients, const Tensor& sum, void* workspace, void* stream);
+int64_t sum_of_squares_workspace_cuda(std::span<const Tensor> gradients);
+
+struct ClipTensors {
+  Tensor norm, coefficient, skip;  ///< absent ones are not written
+};
+void clip_cuda(const Tensor& inverse_scale, std::span<const Tensor> sums, double clip, const ClipTensors& results,
+               void* stream);
 
 }  // namespace megatron

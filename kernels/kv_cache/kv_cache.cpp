@@ -38,6 +38,11 @@ class KvCacheAppend final : public OpKind {
     return cost;
   }
   void run_cpu(const RunContext& c) const override { kv_cache_append_cpu({c.in(0), c.in(1), c.in(2)}); }
+#ifdef MEGATRON_HAVE_CUDA
+  void run_cuda(const RunContext& c) const override {
+    kv_cache_append_cuda({c.in(0), c.in(1), c.in(2)}, c.stream);
+  }
+#endif
 };
 
 class AttentionCached final : public OpKind {
@@ -69,6 +74,9 @@ class AttentionCached final : public OpKind {
     return device == DeviceKind::kCpu ? attention_workspace_cpu(args(c)) : 0;
   }
   void run_cpu(const RunContext& c) const override { attention_cpu(args(c), c.workspace, c.pool); }
+#ifdef MEGATRON_HAVE_CUDA
+  void run_cuda(const RunContext& c) const override { attention_cuda(args(c), c.stream); }
+#endif
 
  private:
   AttentionArgs args(const RunContext& c) const {

@@ -35,13 +35,21 @@ class LayerNormBackward final : public OpKind {
     return {12.0 * static_cast<double>(shapes.in(1).numel()), touched_bytes(shapes), 0};
   }
   int64_t workspace(const RunContext& shapes, DeviceKind device) const override {
-    return device == DeviceKind::kCpu ? norm_gradient_workspace_cpu(shapes.in(1), 2) : 0;
+    return device == DeviceKind::kCpu ? norm_gradient_workspace_cpu(shapes.in(1), 2)
+                                      : norm_gradient_workspace_cuda(shapes.in(1), shapes.in(2).dtype, 2);
   }
   void run_cpu(const RunContext& c) const override {
     layernorm_backward_cpu({c.in(0), c.in(1), c.in(2), c.in(3), c.in(4), c.in(5), c.out(0), c.out(1), c.out(2),
                             c.adds(0), c.adds(1), c.adds(2), options_},
                            c.workspace, c.pool);
   }
+#ifdef MEGATRON_HAVE_CUDA
+  void run_cuda(const RunContext& c) const override {
+    layernorm_backward_cuda({c.in(0), c.in(1), c.in(2), c.in(3), c.in(4), c.in(5), c.out(0), c.out(1), c.out(2),
+                             c.adds(0), c.adds(1), c.adds(2), options_},
+                            c.workspace, c.stream);
+  }
+#endif
 
  private:
   NormOptions options_;
@@ -91,6 +99,11 @@ class LayerNorm final : public OpKind {
   void run_cpu(const RunContext& c) const override {
     layernorm_cpu({c.in(0), c.in(1), c.in(2), c.in(3), c.out(0), c.out(1), c.out(2), c.out(3), options_}, c.pool);
   }
+#ifdef MEGATRON_HAVE_CUDA
+  void run_cuda(const RunContext& c) const override {
+    layernorm_cuda({c.in(0), c.in(1), c.in(2), c.in(3), c.out(0), c.out(1), c.out(2), c.out(3), options_}, c.stream);
+  }
+#endif
 
  private:
   NormOptions options_;

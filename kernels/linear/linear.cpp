@@ -1,6 +1,9 @@
 #include "kernels/linear/linear.h"
 
+#include <algorithm>
+
 #include "kernels/common.h"
+#include "kernels/linear/gemm_cuda.h"
 
 namespace megatron {
 namespace {
@@ -49,13 +52,21 @@ class BiasGradient final : public OpKind {
   }
   int64_t workspace(const RunContext& shapes, DeviceKind device) const override {
     const BiasGradientArgs args = arguments(shapes);
-    return device == DeviceKind::kCpu ? bias_gradient_workspace_cpu(args.dy.dtype, args.rows, args.out) : 0;
+        return device == DeviceKind::kCpu ? bias_gradient_workspace_cpu(args.dy.dtype, args.rows, args.out)
+                                      : bias_gradient_workspace_cuda(args.dy.dtype, args.rows, args.out);
   }
   void run_cpu(const RunContext& context) const override {
     BiasGradientArgs args = arguments(context);
     args.add = context.adds(0);
     bias_gradient_cpu(args, context.workspace, context.pool);
   }
+#ifdef MEGATRON_HAVE_CUDA
+  void run_cuda(const RunContext& context) const override {
+    BiasGradientArgs args = arguments(context);
+    args.add = context.adds(0);
+    bias_gradient_cuda(args, context.workspace, context.stream);
+  }
+#endif
 
  private:
   BiasGradientArgs arguments(const RunContext& context) const {
@@ -85,13 +96,21 @@ class LinearDataGradient final : public OpKind {
   }
   int64_t workspace(const RunContext& shapes, DeviceKind device) const override {
     const LinearDataGradientArgs args = arguments(shapes);
-    return device == DeviceKind::kCpu ? linear_workspace_cpu(args.dy.dtype, args.rows, args.in, args.out) : 0;
+    return device == DeviceKind::kCpu ? linear_workspace_cpu(args.dy.dtype, args.rows, args.in, args.out)
+                                      : kGemmWorkspaceCuda;
   }
   void run_cpu(const RunContext& context) const override {
     LinearDataGradientArgs args = arguments(context);
     args.add = context.adds(0);
     linear_data_gradient_cpu(args, context.workspace, context.pool);
   }
+#ifdef MEGATRON_HAVE_CUDA
+  void run_cuda(const RunContext& context) const override {
+    LinearDataGradientArgs args = arguments(context);
+    args.add = context.adds(0);
+    linear_data_gradient_cuda(args, context.workspace, context.stream);
+  }
+#endif
 
  private:
   LinearDataGradientArgs arguments(const RunContext& context) const {
@@ -127,13 +146,21 @@ class LinearWeightGradient final : public OpKind {
   }
   int64_t workspace(const RunContext& shapes, DeviceKind device) const override {
     const LinearWeightGradientArgs args = arguments(shapes);
-    return device == DeviceKind::kCpu ? weight_gradient_workspace_cpu(args.dy.dtype, args.rows, args.in, args.out) : 0;
+    return device == DeviceKind::kCpu ? weight_gradient_workspace_cpu(args.dy.dtype, args.rows, args.in, args.out)
+                                      : kGemmWorkspaceCuda;
   }
   void run_cpu(const RunContext& context) const override {
     LinearWeightGradientArgs args = arguments(context);
     args.add = context.adds(0);
     linear_weight_gradient_cpu(args, context.workspace, context.pool);
   }
+#ifdef MEGATRON_HAVE_CUDA
+  void run_cuda(const RunContext& context) const override {
+    LinearWeightGradientArgs args = arguments(context);
+    args.add = context.adds(0);
+    linear_weight_gradient_cuda(args, context.workspace, context.stream);
+  }
+#endif
 
  private:
   LinearWeightGradientArgs arguments(const RunContext& context) const {
@@ -192,11 +219,17 @@ class Linear final : public OpKind {
   }
   int64_t workspace(const RunContext& shapes, DeviceKind device) const override {
     const LinearArgs args = arguments(shapes);
-    return device == DeviceKind::kCpu ? linear_workspace_cpu(args.x.dtype, args.rows, args.in, args.out) : 0;
+    return device == DeviceKind::kCpu ? linear_workspace_cpu(args.x.dtype, args.rows, args.in, args.out)
+                                      : kGemmWorkspaceCuda;
   }
   void run_cpu(const RunContext& context) const override {
     linear_cpu(arguments(context), context.workspace, context.pool);
   }
+#ifdef MEGATRON_HAVE_CUDA
+  void run_cuda(const RunContext& context) const override {
+    linear_cuda(arguments(context), context.workspace, context.stream);
+  }
+#endif
 
  private:
   LinearArgs arguments(const RunContext& context) const {
@@ -213,6 +246,15 @@ class Linear final : public OpKind {
 };
 
 }  // namespace
+
+// Here and not in the .cu file, so that plans for GPUs can be made by a build without CUDA.
+int64_t bias_gradient_rows_cuda(int64_t rows) {
+  constexpr int64_t kLeast = 64, kMostBlocks = 64;
+  return std::max(kLeast, div_ceil(rows, kMostBlocks));
+}
+int64_t bias_gradient_workspace_cuda(DType dtype, int64_t rows, int64_t out) {
+  return div_ceil(rows, bias_gradient_rows_cuda(rows)) * out * size_of(accumulation_dtype(dtype));
+}
 
 std::shared_ptr<const OpKind> linear_kind(const LinearOptions& options) {
   return std::make_shared<Linear>(options);

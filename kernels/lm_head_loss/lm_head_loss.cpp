@@ -1,8 +1,11 @@
 // Declaration of the fused language-model head and cross entropy.
 #include "kernels/lm_head_loss/lm_head_loss.h"
 
+#include <algorithm>
+
 #include "base/check.h"
 #include "base/strings.h"
+#include "kernels/linear/gemm_cuda.h"
 
 namespace megatron {
 namespace {
@@ -51,7 +54,9 @@ class LmHeadLoss final : public OpKind {
     cost.flops = 3 * 2 * tokens * static_cast<double>(c.in(kW).numel());
     return cost;
   }
-  int64_t workspace(const RunContext& c, DeviceKind) const override { return lm_head_loss_workspace_cpu(args(c)); }
+  int64_t workspace(const RunContext& c, DeviceKind device) const override {
+    return device == DeviceKind::kCpu ? lm_head_loss_workspace_cpu(args(c)) : lm_head_loss_workspace_cuda(args(c));
+  }
   void run_cpu(const RunContext& c) const override {
     LmHeadLossArgs a = args(c);
     a.add_loss = c.adds(kLoss);
@@ -62,6 +67,14 @@ class LmHeadLoss final : public OpKind {
     }
     lm_head_loss_cpu(a, c.workspace, c.pool);
   }
+#ifdef MEGATRON_HAVE_CUDA
+  void run_cuda(const RunContext& c) const override {
+    LmHeadLossArgs a = args(c);
+    a.add_loss = c.adds(kLoss);
+    a.add_dw = c.adds(kDw);
+    lm_head_loss_cuda(a, c.workspace, c.stream);
+  }
+#endif
 
  private:
   LmHeadLossArgs args(const RunContext& c) const {
@@ -83,6 +96,26 @@ class LmHeadLoss final : public OpKind {
 };
 
 }  // namespace
+
+// Here and not in the .cu file, so that plans for GPUs can be made by a build without CUDA. A chunk's logits take 256
+// MiB, or as much as 1024 tokens need: with fewer, passing dw through memory costs more than the products.
+LmHeadLossLayout lm_head_loss_layout_cuda(const LmHeadLossArgs& args) {
+  constexpr int64_t kBytes = int64_t{256} << 20, kLeast = 1024, kMost = 8192;
+  const int64_t element = size_of(accumulation_dtype(args.x.dtype)), tokens = args.x.shape[0] * args.x.shape[1];
+  LmHeadLossLayout layout;
+  layout.columns = std::min(args.w.shape[0], round_up(args.valid_vocab, 64));
+  layout.ld = round_up(layout.columns, 64);
+  layout.chunk = std::clamp(kBytes / (layout.ld * element) / 128 * 128, kLeast, kMost);
+  layout.chunk = std::min(layout.chunk, std::max<int64_t>(tokens, 1));
+  layout.logits_bytes = round_up(layout.chunk * layout.ld * element, 256);
+  layout.token_loss_bytes = round_up(tokens * element, 256);
+  return layout;
+}
+
+int64_t lm_head_loss_workspace_cuda(const LmHeadLossArgs& args) {
+  const LmHeadLossLayout layout = lm_head_loss_layout_cuda(args);
+  return layout.logits_bytes + layout.token_loss_bytes + kGemmWorkspaceCuda;
+}
 
 std::shared_ptr<const OpKind> lm_head_loss_kind(int64_t valid_vocab) {
   return std::make_shared<LmHeadLoss>(valid_vocab);

@@ -21,7 +21,8 @@ struct LmHeadLossResult {
 /// [s,b] int32, weights [s,b] fp32, seed: scalar dL/dloss, accumulator type. The gradients dx = seed * weight *
 /// (softmax - onehot) w and dw (fp32, fp64 for fp64; accumulates) are made by the forward itself where somebody reads
 /// them. Inside, all is fp64 for fp64, else fp32. A token of weight 0 is skipped, its label may be anything; a label
-/// outside [0, valid_vocab) of another token throws DataError naming its place.
+/// outside [0, valid_vocab) of another token throws DataError naming its place; a GPU cannot throw: there the loss and
+/// the gradients become NaN, so that the step is skipped and reported.
 LmHeadLossResult lm_head_loss_all(Trace& trace, Value x, Value w, Value labels, Value weights, Value seed,
                                   int64_t valid_vocab);
 
@@ -42,5 +43,19 @@ struct LmHeadLossArgs {
 void lm_head_loss_cpu(const LmHeadLossArgs& args, void* workspace, ThreadPool* pool);
 /// Bytes of `workspace`: the logits of one chunk, and fp32 copies of 16-bit operands.
 int64_t lm_head_loss_workspace_cpu(const LmHeadLossArgs& args);
+
+/// On the GPU: the products through cuBLASLt; logits in fp32 (fp64), their gradient in the type of x and in the same
+/// memory. `stream` is a cudaStream_t. `workspace`: logits of one chunk, losses of all tokens, and cuBLASLt's.
+void lm_head_loss_cuda(const LmHeadLossArgs& args, void* workspace, void* stream);
+int64_t lm_head_loss_workspace_cuda(const LmHeadLossArgs& args);
+
+/// How the workspace is cut on the GPU; a function of shapes and types alone.
+struct LmHeadLossLayout {
+  int64_t chunk = 0;    ///< tokens whose logits exist at once
+  int64_t columns = 0;  ///< rows of w that take part: valid_vocab, and padding up to a multiple of 64
+  int64_t ld = 0;       ///< elements from one row of logits to the next
+  int64_t logits_bytes = 0, token_loss_bytes = 0;
+};
+LmHeadLossLayout lm_head_loss_layout_cuda(const LmHeadLossArgs& args);
 
 }  // namespace megatron

@@ -2,6 +2,7 @@
 
 #include "base/strings.h"
 #include "kernels/common.h"
+#include "kernels/rmsnorm/norm_plan_cuda.h"
 
 namespace megatron {
 namespace {
@@ -34,13 +35,21 @@ class RmsNormBackward final : public OpKind {
     return {9.0 * static_cast<double>(shapes.in(1).numel()), touched_bytes(shapes), 0};
   }
   int64_t workspace(const RunContext& shapes, DeviceKind device) const override {
-    return device == DeviceKind::kCpu ? norm_gradient_workspace_cpu(shapes.in(1), 1) : 0;
+    return device == DeviceKind::kCpu ? norm_gradient_workspace_cpu(shapes.in(1), 1)
+                                      : norm_gradient_workspace_cuda(shapes.in(1), shapes.in(2).dtype, 1);
   }
   void run_cpu(const RunContext& c) const override {
     rmsnorm_backward_cpu(
         {c.in(0), c.in(1), c.in(2), c.in(3), c.in(4), c.out(0), c.out(1), c.adds(0), c.adds(1), options_}, c.workspace,
         c.pool);
   }
+#ifdef MEGATRON_HAVE_CUDA
+  void run_cuda(const RunContext& c) const override {
+    rmsnorm_backward_cuda(
+        {c.in(0), c.in(1), c.in(2), c.in(3), c.in(4), c.out(0), c.out(1), c.adds(0), c.adds(1), options_}, c.workspace,
+        c.stream);
+  }
+#endif
 
  private:
   NormOptions options_;
@@ -86,12 +95,24 @@ class RmsNorm final : public OpKind {
   void run_cpu(const RunContext& c) const override {
     rmsnorm_cpu({c.in(0), c.in(1), c.in(2), c.out(0), c.out(1), c.out(2), options_}, c.pool);
   }
+#ifdef MEGATRON_HAVE_CUDA
+  void run_cuda(const RunContext& c) const override {
+    rmsnorm_cuda({c.in(0), c.in(1), c.in(2), c.out(0), c.out(1), c.out(2), options_}, c.stream);
+  }
+#endif
 
  private:
   NormOptions options_;
 };
 
 }  // namespace
+
+int64_t norm_gradient_workspace_cuda(const Tensor& x, DType gamma, int parameters) {
+  const int64_t n = x.shape.back(), rows = product(x.shape, 0, x.shape.rank() - 1);
+  const int64_t pack = norm_cuda::pack_elements(size_of(x.dtype), size_of(gamma));
+  const int64_t blocks = norm_cuda::backward_blocks(rows, norm_cuda::backward_cut(div_ceil(n, pack)));
+  return blocks * n * parameters * size_of(accumulation_dtype(x.dtype));
+}
 
 std::shared_ptr<const OpKind> rmsnorm_kind(const NormOptions& options) {
   return std::make_shared<RmsNorm>(options);

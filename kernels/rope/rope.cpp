@@ -99,6 +99,13 @@ class Rope final : public OpKind {
     a.add = c.adds(0);
     rope_cpu(a, c.workspace, c.pool);
   }
+#ifdef MEGATRON_HAVE_CUDA
+  void run_cuda(const RunContext& c) const override {
+    RopeArgs a = args(c);
+    a.add = c.adds(0);
+    rope_cuda(a, c.stream);
+  }
+#endif
 
  private:
   RopeArgs args(const RunContext& c) const {

@@ -67,4 +67,7 @@ void rope_cpu(const RopeArgs& args, void* workspace, ThreadPool* pool);
 /// Bytes of `workspace`: cos and sin of every token.
 int64_t rope_workspace_cpu(const RopeArgs& args);
 
+/// Device pointers; `stream` is a cudaStream_t. Only in builds with CUDA.
+void rope_cuda(const RopeArgs& args, void* stream);
+
 }  // namespace megatron

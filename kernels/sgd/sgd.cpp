@@ -22,6 +22,8 @@ class Sgd final : public OpKind {
   Cost cost(const RunContext& shapes) const override {
     double bytes = static_cast<double>(shapes.in(3).bytes());
     for (int i = 0; i < 3; ++i) bytes += 2.0 * static_cast<double>(shapes.in(i).bytes());
+    // A parameter with a master copy is written only.
+    if (size_of(shapes.in(0).dtype) < 4) bytes -= static_cast<double>(shapes.in(0).bytes());
     return {6.0 * static_cast<double>(shapes.in(0).numel()), bytes, 0};
   }
   void run_cpu(const RunContext& context) const override {
@@ -33,6 +35,11 @@ class Sgd final : public OpKind {
              scalar(5) * options_.weight_decay_multiplier, scalar(6), t == 1 ? 0.0 : options_.momentum},
             context.pool);
   }
+#ifdef MEGATRON_HAVE_CUDA
+  void run_cuda(const RunContext& c) const override {
+    sgd_cuda({c.in(0), c.in(1), c.in(2), c.in(3), c.in(4), c.in(5), c.in(6), c.in(7), c.in(8), options_}, c.stream);
+  }
+#endif
 
  private:
   void check(const Operands& operands) const {

@@ -41,4 +41,12 @@ struct SgdArgs {
 class ThreadPool;
 void sgd_cpu(const SgdArgs& args, ThreadPool* pool);
 
+/// Everything lies in device memory, the scalars too.
+struct SgdCudaArgs {
+  Tensor param, master, momentum, grad, lr, weight_decay, coefficient, skip, t;
+  SgdOptions options;
+};
+/// `stream`: a cudaStream_t. An update number below 1 traps, which the next synchronisation reports.
+void sgd_cuda(const SgdCudaArgs& args, void* stream);
+
 }  // namespace megatron

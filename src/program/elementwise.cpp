@@ -6,6 +6,9 @@
 #include "base/strings.h"
 #include "base/thread_pool.h"
 #include "program/strided.h"
+#ifdef MEGATRON_HAVE_CUDA
+#include "program/elementwise_cuda.h"
+#endif
 
 namespace megatron {
 
@@ -56,6 +59,9 @@ class Add final : public OpKind {
       });
     });
   }
+#ifdef MEGATRON_HAVE_CUDA
+  void run_cuda(const RunContext& c) const override { add_cuda(c.in(0), c.in(1), c.out(0), c.adds(0), c.stream); }
+#endif
 };
 
 class Contiguous final : public OpKind {
@@ -70,6 +76,9 @@ class Contiguous final : public OpKind {
   bool takes_strided(int) const override { return true; }
   void backward(BackwardContext& context) const override { context.set(0, context.gradient(0)); }
   void run_cpu(const RunContext& c) const override { copy_strided(c.in(0), c.out(0)); }
+#ifdef MEGATRON_HAVE_CUDA
+  void run_cuda(const RunContext& c) const override { copy_strided_cuda(c.in(0), c.out(0), c.stream); }
+#endif
 };
 
 class Accumulate final : public OpKind {
@@ -99,6 +108,9 @@ class Accumulate final : public OpKind {
       });
     });
   }
+#ifdef MEGATRON_HAVE_CUDA
+  void run_cuda(const RunContext& c) const override { accumulate_cuda(c.in(0), c.in(1), c.stream); }
+#endif
 };
 
 class Join final : public OpKind {
@@ -133,24 +145,22 @@ class Join final : public OpKind {
   bool takes_strided(int) const override { return true; }
 
   void run_cpu(const RunContext& c) const override {
-    const Tensor& y = c.out(0);
-    int64_t begin = 0;
-    for (size_t i = 0; i < sizes_.size(); ++i) {
-      Tensor part = y;
-      part.shape[dim_] = sizes_[i];
-      part.data = static_cast<std::byte*>(y.data) + begin * y.strides[dim_] * size_of(y.dtype);
-      begin += sizes_[i];
-      const Tensor& x = c.operands[i];
-      if (x.data == part.data) continue;  // its producer wrote in place
-      if (x.data != nullptr) {
-        copy_strided(x, part);
-      } else {
-        for_each_row(part.shape, part.strides, part.strides, [&](int64_t a, int64_t, int64_t length) {
-          std::fill_n(static_cast<std::byte*>(part.data) + a * size_of(y.dtype), length * size_of(y.dtype), std::byte{0});
-        });
-      }
-    }
+    for_each_part(c, [&](const Tensor& x, const Tensor& part) {
+      if (x.data != nullptr) return copy_strided(x, part);
+      const int64_t size = size_of(part.dtype);
+      for_each_row(part.shape, part.strides, part.strides, [&](int64_t a, int64_t, int64_t length) {
+        std::fill_n(static_cast<std::byte*>(part.data) + a * size, length * size, std::byte{0});
+      });
+    });
   }
+#ifdef MEGATRON_HAVE_CUDA
+  void run_cuda(const RunContext& c) const override {
+    for_each_part(c, [&](const Tensor& x, const Tensor& part) {
+      if (x.data != nullptr) return copy_strided_cuda(x, part, c.stream);
+      zero_strided_cuda(part, c.stream);
+    });
+  }
+#endif
 
   JoinInfo info() const {
     JoinInfo info{dim_, {}};
@@ -163,6 +173,21 @@ class Join final : public OpKind {
   }
 
  private:
+  /// body(part as given, its place in the result) for the parts that are not in their place yet.
+  template <typename Body>
+  void for_each_part(const RunContext& c, Body&& body) const {
+    const Tensor& y = c.out(0);
+    int64_t begin = 0;
+    for (size_t i = 0; i < sizes_.size(); ++i) {
+      Tensor part = y;
+      part.shape[dim_] = sizes_[i];
+      part.data = static_cast<std::byte*>(y.data) + begin * y.strides[dim_] * size_of(y.dtype);
+      begin += sizes_[i];
+      const Tensor& x = c.operands[i];
+      if (x.data != part.data) body(x, part);  // else its producer wrote in place
+    }
+  }
+
   Dims shape_;
   int dim_;
   std::vector<int64_t> sizes_;

@@ -1,0 +1,85 @@
+#include "kernels/gpu_speed_cases.h"
+
+#include "kernels/activation/cases.h"
+#include "kernels/adamw/cases.h"
+#include "kernels/attention/cases.h"
+#include "kernels/cast/cases.h"
+#include "kernels/dropout/cases.h"
+#include "kernels/embedding/cases.h"
+#include "kernels/gather_rows/cases.h"
+#include "kernels/gradient_norm/cases.h"
+#include "kernels/kv_cache/cases.h"
+#include "kernels/layernorm/cases.h"
+#include "kernels/linear/cases.h"
+#include "kernels/lm_head_loss/cases.h"
+#include "kernels/rmsnorm/cases.h"
+#include "kernels/rope/cases.h"
+#include "kernels/sgd/cases.h"
+
+namespace megatron {
+namespace {
+
+constexpr int64_t kSequence = 4096, kBatch = 2, kHidden = 4096, kHead = 128, kVocabulary = 50304;
+const Dims kTokens{kSequence, kBatch, kHidden};
+const Dims kWeight{4 * kHidden, kHidden};
+
+/// A case of the tables with other sizes of operand 0.
+OpCase resized(OpCase c, const std::string& name, const Dims& shape) {
+  c.name = name;
+  c.operands[0].shape = shape;
+  return c;
+}
+
+OpCase cast_case(DType to, const std::string& name) {
+  OpCase c;
+  c.name = name;
+  c.make = [to](DType) { return cast_kind(to); };
+  c.operands = {{.name = "x", .shape = kTokens}};
+  return c;
+}
+
+std::vector<OpCase> attention_speed_cases() {
+  AttentionOptions full;
+  full.causal = false;
+  return {attention_case("causal 4096x2, 8 groups of 4 x 128", {kSequence, kSequence, kBatch, 8, 4, kHead, kHead}, {}),
+          attention_case("full 4096x2, 32 heads x 128", {kSequence, kSequence, kBatch, 32, 1, kHead, kHead}, full)};
+}
+
+std::vector<OpCase> linear_speed_cases() {
+  return {linear_case("8192x4096 x 4096x4096", kTokens, {kHidden, kHidden}, {}, {}),
+          linear_case("8192x4096 x 16384x4096", kTokens, kWeight, {}, {}),
+          linear_case("8192x4096 x 16384x4096 + bias", kTokens, kWeight, {4 * kHidden}, {})};
+}
+
+}  // namespace
+
+std::vector<OpCases> gpu_speed_cases() {
+  const Dims gated{kSequence, kBatch, 2, 3 * kHidden};
+  std::vector<OpCases> ops = {
+      {"activation", {activation_case(ActivationKind::kGeluTanh, false, {kSequence, kBatch, 4 * kHidden}, 1.0)}},
+      {"adamw", {adamw_case("64 M parameters", kWeight, 10, 0)}},
+      {"attention", attention_speed_cases()},
+      {"bias_grad", {resized(bias_gradient_cases().back(), "8192x4096", kTokens)}},
+      {"cast", {cast_case(DType::kF32, "8192x4096 to fp32"), cast_case(DType::kBF16, "8192x4096 to bf16")}},
+      {"dropout_add", {dropout_add_case("8192x4096 p=0.1", kTokens, true, 0.1)}},
+      {"embedding", {embedding_case("50304x4096, ids 8192", {kVocabulary, kHidden}, {kSequence, kBatch}, kVocabulary)}},
+      {"fill_zero", {resized(fill_zero_cases().back(), "64 M elements", kWeight)}},
+      {"gated_activation", {activation_case(ActivationKind::kSilu, true, gated, 1.0)}},
+      {"gather_rows", {gather_rows_case("4096x2x4096", kSequence, kBatch, kHidden)}},
+      {"kv_cache", {attention_cached_case("one token, 16 x 4096 positions", 1, kSequence, 16, 8, 4, kHead)}},
+      {"layernorm", {layernorm_case("8192x4096 residual", kTokens, true, {})}},
+      {"linear", linear_speed_cases()},
+      {"lm_head_loss",
+       {lm_head_loss_case("8192x4096, 50304 words", kSequence, kBatch, kHidden, kVocabulary, kVocabulary, 0.02)}},
+      {"rmsnorm", {rmsnorm_case("8192x4096 residual", kTokens, true, {})}},
+      {"rope", {rope_case("8192x32x128", {kSequence, kBatch, 32, kHead}, {})}},
+      {"sgd", {sgd_case("64 M parameters", kWeight, 0.9, 10, 0)}},
+      {"sum_of_squares", {resized(sum_of_squares_cases().back(), "64 M elements", kWeight)}},
+  };
+  for (OpCases& op : ops) {
+    for (OpCase& c : op.cases) c.speed = true;
+  }
+  return ops;
+}
+
+}  // namespace megatron

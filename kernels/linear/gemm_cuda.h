@@ -1,0 +1,35 @@
+// Dense matrix products on the GPU through cuBLASLt, row-major.
+#pragma once
+
+#include <cstdint>
+
+#include "tensor/dtype.h"
+
+namespace megatron {
+
+/// C = op(A) op(B) (+ C) (+ bias), row-major, op(A) [m, k], op(B) [k, n], C [m, n]; leading dimensions in elements.
+/// A and B are of `type`; C is of `type`, or fp32 for 16-bit operands. Sums are in fp64 for fp64, else in fp32 (no
+/// TF32). The bias [n] is of C's type and excludes `add`. All pointers are device pointers.
+struct CudaGemm {
+  bool transpose_a = false, transpose_b = false;
+  int64_t m = 0, n = 0, k = 0;
+  const void* a = nullptr;
+  int64_t lda = 0;
+  const void* b = nullptr;
+  int64_t ldb = 0;
+  void* c = nullptr;
+  int64_t ldc = 0;
+  DType type = DType::kF32, result = DType::kF32;
+  bool add = false;
+  const void* bias = nullptr;  ///< may be null
+};
+
+/// Bytes of workspace that a product may use: what cuBLASLt wants at the most for its fast kernels on Hopper.
+constexpr int64_t kGemmWorkspaceCuda = int64_t{32} << 20;
+
+/// `workspace`: kGemmWorkspaceCuda bytes, aligned to 256. Only enqueues. The algorithm is cuBLASLt's first choice for
+/// the shapes, types and alignments among those whose sums have one order; the choice is kept for later calls of the
+/// thread. Throws DeviceError naming the product when the library refuses it.
+void gemm_cuda(const CudaGemm& args, void* workspace, void* stream);
+
+}  // namespace megatron
