@@ -15,16 +15,20 @@ struct Source {
   bool own = false;  ///< from checkpoint.save: this run goes on
 };
 
-std::optional<Source> find_checkpoint(const CheckpointConfig& config) {
-  const bool own_first = config.save != config.load && !config.ckpt_step;
+std::optional<Source> find_checkpoint(const CheckpointConfig& config, bool finetune) {
+  const bool own_first = config.save != config.load;  // ckpt_step is a step of `load`
   if (own_first) {
     if (auto reader = CheckpointReader::open_latest(config.save)) return Source{std::move(*reader), true};
   }
-  if (config.load.empty()) return std::nullopt;
+  if (config.load.empty()) {
+    if (finetune) throw UsageError("checkpoint.load: finetuning starts from the weights of a checkpoint; name its folder");
+    return std::nullopt;
+  }
   const bool own = config.load == config.save;
   if (config.ckpt_step) return Source{CheckpointReader::open(config.load, *config.ckpt_step), own};
   if (auto reader = CheckpointReader::open_latest(config.load)) return Source{std::move(*reader), own};
   const std::string text = str_cat("checkpoint.load: ", config.load, " holds no checkpoint");
+  if (finetune) throw DataError(text + " to finetune from; give a folder that holds iter_* folders");
   if (config.exit_on_missing_checkpoint) {
     throw DataError(text + " and exit_on_missing_checkpoint is set; give a folder that holds iter_* folders");
   }
@@ -50,7 +54,7 @@ void check_changes(const Config& saved, const Config& now, const std::string& fo
 
 std::optional<Resumed> resume(const ResumeOptions& options, const Program& program, Store& store, const Schedule& configured) {
   const Config& config = options.config;
-  const std::optional<Source> source = find_checkpoint(config.checkpoint);
+  const std::optional<Source> source = find_checkpoint(config.checkpoint, options.finetune);
   if (!source) return std::nullopt;
   const CheckpointReader& reader = source->reader;
   const bool weights_only = options.finetune && !source->own;

@@ -6,7 +6,7 @@ function(megatron_room name)
     set(ROOM_DIR src/${name})
   endif()
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/${ROOM_DIR}/*.cpp)
-  list(FILTER sources EXCLUDE REGEX "/main\\.cpp$|/cuda/")
+  list(FILTER sources EXCLUDE REGEX "/main\\.cpp$|/${ROOM_DIR}/(.*/)?cuda/")
   if(MEGATRON_HAVE_CUDA)
     file(GLOB_RECURSE cuda_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/${ROOM_DIR}/*.cu
          ${CMAKE_SOURCE_DIR}/${ROOM_DIR}/cuda/*.cpp)
