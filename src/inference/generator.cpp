@@ -36,11 +36,13 @@ class Runner {
 
   int64_t chunk() const { return chunk_; }
 
-  /// One call: token (s, b) = tokens[b][s] at positions[b][s], negative: padding. Afterwards logits(b) are those of token last[b].
-  void run(bool prompt, const std::vector<std::vector<TokenId>>& tokens, const std::vector<std::vector<int32_t>>& positions,
-           const std::vector<int32_t>& last) {
+  /// One call: token (s, b) = tokens[b][s] at positions[b][s], negative: padding. Afterwards logits(b) are those of
+  /// token last[b].
+  void run(bool prompt, const std::vector<std::vector<TokenId>>& tokens,
+           const std::vector<std::vector<int32_t>>& positions, const std::vector<int32_t>& last) {
     Executor& executor = prompt ? *prefill_ : *decode_;
-    const Tensor t = executor.input(inputs::kTokens), p = executor.input(inputs::kPositions), l = executor.input(inputs::kLast);
+    const Tensor t = executor.input(inputs::kTokens), p = executor.input(inputs::kPositions),
+                 l = executor.input(inputs::kLast);
     for (int64_t s = 0; s < t.shape[0]; ++s) {
       for (int64_t b = 0; b < batch_; ++b) {
         t.as<int32_t>()[s * batch_ + b] = tokens[static_cast<size_t>(b)][static_cast<size_t>(s)];
@@ -54,7 +56,8 @@ class Runner {
 
   /// Of the ids that are text: a model may have more rows than its tokenizer has ids.
   std::vector<double> logits(int64_t b) const {
-    std::vector<double> values(static_cast<size_t>(std::min(model_.spec().vocab_size, model_.tokenizer().vocab_size())));
+    std::vector<double> values(
+        static_cast<size_t>(std::min(model_.spec().vocab_size, model_.tokenizer().vocab_size())));
     dispatch_floating("logits", logits_.dtype, [&](auto tag) {
       using T = decltype(tag);
       const T* row = logits_.as<T>() + b * logits_.shape[1];
@@ -171,7 +174,8 @@ class Session {
   /// Samples the next token of sequence b and decides whether it ends.
   void take(const Runner& runner, size_t b) {
     Sequence& s = sequences_[b];
-    const TokenId id = sample(runner.logits(static_cast<int64_t>(b)), s.context, options_.sampling, static_cast<int64_t>(b));
+    const TokenId id =
+        sample(runner.logits(static_cast<int64_t>(b)), s.context, options_.sampling, static_cast<int64_t>(b));
     if (eod_ && id == *eod_ && !options_.ignore_eod) return finish(b, "eod");
     s.context.push_back(id);
     s.result.tokens.push_back(id);
@@ -227,7 +231,8 @@ void check_lengths(const InferenceModel& model, const std::vector<std::vector<To
     if (size == 0) throw UsageError(str_cat("prompt ", i + 1, " has no tokens; give at least one character"));
     const int64_t limit = model.spec().max_positions;
     if (size + new_tokens <= limit) continue;
-    const std::string text = str_cat("prompt ", i + 1, " has ", size, " tokens, with ", new_tokens, " new ones more than the model's ", limit, " positions");
+    const std::string text = str_cat("prompt ", i + 1, " has ", size, " tokens, with ", new_tokens,
+                                     " new ones more than the model's ", limit, " positions");
     if (model.spec().learned_positions) throw UsageError(text + "; shorten the prompt or --num-tokens-to-generate");
     log_warn(text + "; quality falls beyond them");
   }
@@ -235,8 +240,8 @@ void check_lengths(const InferenceModel& model, const std::vector<std::vector<To
 
 }  // namespace
 
-std::vector<Generation> generate(InferenceModel& model, const std::vector<std::vector<TokenId>>& prompts, const GenerateOptions& options,
-                                 const TextSink& sink, GenerateStats* stats) {
+std::vector<Generation> generate(InferenceModel& model, const std::vector<std::vector<TokenId>>& prompts,
+                                 const GenerateOptions& options, const TextSink& sink, GenerateStats* stats) {
   check(options.sampling);
   if (options.num_tokens_to_generate < 1) throw UsageError("--num-tokens-to-generate: give 1 or more");
   if (prompts.empty()) throw UsageError("there is no prompt; give --prompt TEXT or --prompts FILE");

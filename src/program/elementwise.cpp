@@ -23,7 +23,9 @@ namespace {
 
 constexpr char kLetters[] = "abcdefgh";
 
-std::string letters_for(const ValueInfo* v) { return std::string(kLetters, static_cast<size_t>(v->shape.rank())); }
+std::string letters_for(const ValueInfo* v) {
+  return std::string(kLetters, static_cast<size_t>(v->shape.rank()));
+}
 
 class Add final : public OpKind {
  public:
@@ -93,7 +95,8 @@ class Accumulate final : public OpKind {
         T* sum = c.in(1).as<T>();
         for_each_row(c.in(0).shape, c.in(0).strides, c.in(1).strides, [&](int64_t a, int64_t b, int64_t length) {
           for (int64_t i = 0; i < length; ++i) {
-            sum[b + i] = static_cast<T>(static_cast<Accumulator<T>>(sum[b + i]) + static_cast<Accumulator<T>>(x[a + i]));
+            sum[b + i] =
+                static_cast<T>(static_cast<Accumulator<T>>(sum[b + i]) + static_cast<Accumulator<T>>(x[a + i]));
           }
         });
       });
@@ -106,7 +109,9 @@ class Join final : public OpKind {
   Join(Dims shape, int dim, std::vector<int64_t> sizes) : shape_(shape), dim_(dim), sizes_(std::move(sizes)) {}
   std::string name() const override { return "join"; }
   std::string attributes() const override { return str_cat("dim=", dim_); }
-  Signature signature(const Operands&) const override { fail_check(__FILE__, __LINE__, "signature", "join infers itself"); }
+  Signature signature(const Operands&) const override {
+    fail_check(__FILE__, __LINE__, "signature", "join infers itself");
+  }
 
   std::vector<ValueInfo> infer(const Operands& operands, const Mesh& mesh) const override {
     const ValueInfo* first = nullptr;
@@ -146,7 +151,8 @@ class Join final : public OpKind {
         copy_strided(x, part);
       } else {
         for_each_row(part.shape, part.strides, part.strides, [&](int64_t a, int64_t, int64_t length) {
-          std::fill_n(static_cast<std::byte*>(part.data) + a * size_of(y.dtype), length * size_of(y.dtype), std::byte{0});
+          std::fill_n(static_cast<std::byte*>(part.data) + a * size_of(y.dtype), length * size_of(y.dtype),
+                      std::byte{0});
         });
       }
     }
@@ -180,7 +186,9 @@ Value contiguous(Trace& t, Value x) {
   return t.emit1(std::make_shared<Contiguous>(), {x});
 }
 
-void accumulate(Trace& t, Value x, Value state) { t.emit(std::make_shared<Accumulate>(), {x, state}); }
+void accumulate(Trace& t, Value x, Value state) {
+  t.emit(std::make_shared<Accumulate>(), {x, state});
+}
 
 Value concatenate(Trace& t, Value like, const std::vector<Value>& parts, int dim, const std::vector<int64_t>& sizes) {
   return t.emit1(std::make_shared<Join>(t.shape(like), dim, sizes), parts);

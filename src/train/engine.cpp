@@ -38,7 +38,8 @@ template <typename T>
 void write_array(Executor& executor, const char* name, const std::vector<T>& values) {
   if (!executor.has_input(name)) return;
   const Tensor target = executor.input(name);
-  MEGATRON_CHECK(target.bytes() == static_cast<int64_t>(values.size() * sizeof(T)), std::string("size of input ") + name);
+  MEGATRON_CHECK(target.bytes() == static_cast<int64_t>(values.size() * sizeof(T)),
+                 std::string("size of input ") + name);
   std::memcpy(target.data, values.data(), values.size() * sizeof(T));
 }
 
@@ -61,7 +62,9 @@ TrainEngine::TrainEngine(const Config& config, TrainPrograms programs)
   update_ = make(programs_.update);
 }
 
-void TrainEngine::begin_step() { begin_->run(Phase::kForward); }
+void TrainEngine::begin_step() {
+  begin_->run(Phase::kForward);
+}
 
 void TrainEngine::write_batch(Executor& executor, const Batch& batch, double seed, int64_t step) {
   write_array(executor, inputs::kTokens, batch.tokens);
@@ -89,7 +92,9 @@ void TrainEngine::evaluate(const Batch& batch) {
   eval_->run(Phase::kForward);
 }
 
-double TrainEngine::loss_sum() const { return read_scalar(store_->find(kLossSum)); }
+double TrainEngine::loss_sum() const {
+  return read_scalar(store_->find(kLossSum));
+}
 
 UpdateResult TrainEngine::update(const UpdateInputs& in) {
   write_scalar(update_->input(update_io::kWeightDecay), in.weight_decay);
@@ -113,8 +118,8 @@ std::string TrainEngine::locate_non_finite(const Batch& batch, double seed, int6
   write_batch(executor, batch, seed, step);
   const std::unique_ptr<NonFinite> found = find_non_finite(executor);
   if (!found) return "";
-  std::string text = str_cat(found->bad, " in ", found->scope, ", phase ", found->phase, ", operation ", found->op, ", value ",
-                             found->value, ", element ", found->index);
+  std::string text = str_cat(found->bad, " in ", found->scope, ", phase ", found->phase, ", operation ", found->op,
+                             ", value ", found->value, ", element ", found->index);
   if (found->sample_index >= 0) {
     text += str_cat(", sample ", batch.sample_ids[static_cast<size_t>(found->sample_index)]);
   } else {

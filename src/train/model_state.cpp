@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/philox.h"
 #include "base/strings.h"
+#include "checkpoint/model_tensors.h"
 #include "optim/update_program.h"
 
 namespace megatron {
@@ -13,8 +14,10 @@ namespace {
 double initial_value(const Init& init, uint64_t key, int64_t index, int64_t row) {
   if (init.valid_rows >= 0 && row >= init.valid_rows) return 0.0;
   switch (init.kind) {
-    case Init::Kind::kConstant: return init.value;
-    case Init::Kind::kNormal: return init.value * philox_normal(key, static_cast<uint64_t>(index));
+    case Init::Kind::kConstant:
+      return init.value;
+    case Init::Kind::kNormal:
+      return init.value * philox_normal(key, static_cast<uint64_t>(index));
     case Init::Kind::kXavierUniform: {
       const double bound = std::sqrt(6.0 / static_cast<double>(init.fan_in + init.fan_out));
       return bound * (2.0 * philox_uniform(key, static_cast<uint64_t>(index)) - 1.0);
@@ -34,7 +37,8 @@ int64_t global_index(const LocalBox& box, const Dims& shape, int64_t local) {
   return index;
 }
 
-void fill(const Tensor& target, const ParameterInfo& info, const ValueInfo& value, const LocalBox& box, uint64_t seed, ThreadPool& pool) {
+void fill(const Tensor& target, const ParameterInfo& info, const ValueInfo& value, const LocalBox& box, uint64_t seed,
+          ThreadPool& pool) {
   const uint64_t key = philox_key(seed, hash_name(value.name));
   const int64_t row_size = value.shape.rank() > 0 && value.shape[0] > 0 ? value.shape.numel() / value.shape[0] : 1;
   dispatch_floating("initialize_parameters", target.dtype, [&](auto tag) {
@@ -59,8 +63,6 @@ void copy_to_master(const Tensor& from, const Tensor& master) {
   });
 }
 
-std::vector<int64_t> to_vector(const Dims& dims) { return {dims.begin(), dims.end()}; }
-
 struct StateTensor {
   TensorRecord record;
   Tensor tensor;
@@ -68,17 +70,17 @@ struct StateTensor {
 
 std::vector<StateTensor> state_tensors(const Program& program, const Store& store, bool optimizer) {
   std::vector<StateTensor> all;
-  const auto add = [&](const std::string& name, StateKind kind) {
+  const auto add = [&](const std::string& name, StateKind kind, const Init& init) {
     const Tensor tensor = store.find(name);
-    if (tensor) all.push_back({{name, kind, tensor.dtype, to_vector(tensor.shape)}, tensor});
+    if (tensor) all.push_back({stored_record(name, kind, tensor.dtype, tensor.shape, init), stored_rows(tensor, init)});
   };
-  for (const ParameterInfo& p : program.parameters) add(program.value(p.value).name, StateKind::kParameter);
+  for (const ParameterInfo& p : program.parameters) add(program.value(p.value).name, StateKind::kParameter, p.init);
   if (!optimizer) return all;
   for (const ParameterInfo& p : program.parameters) {
     const std::string& name = program.value(p.value).name;
     for (const std::string& state : {optimizer_state::master(name), optimizer_state::exp_avg(name),
                                      optimizer_state::exp_avg_sq(name), optimizer_state::momentum(name)}) {
-      add(state, StateKind::kOptimizer);
+      add(state, StateKind::kOptimizer, p.init);
     }
   }
   return all;
@@ -99,8 +101,8 @@ void initialize_parameters(const Program& program, Store& store, uint64_t seed, 
 std::vector<TensorSource> checkpoint_tensors(const Program& program, const Store& store, bool optimizer) {
   std::vector<TensorSource> sources;
   for (const StateTensor& s : state_tensors(program, store, optimizer)) {
-    sources.push_back(whole_tensor(
-        s.record, {static_cast<const std::byte*>(s.tensor.data), static_cast<size_t>(s.tensor.bytes())}));
+    sources.push_back(
+        whole_tensor(s.record, {static_cast<const std::byte*>(s.tensor.data), static_cast<size_t>(s.tensor.bytes())}));
   }
   return sources;
 }

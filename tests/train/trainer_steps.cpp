@@ -273,4 +273,18 @@ TEST_CASE("evaluation: without an interval before the first step and at the end;
   CHECK(difference(before, checkpoint_weights(scratch.path("run/checkpoints"))) == "");
 }
 
+TEST_CASE("evaluation counts exactly the samples asked for, whatever the micro-batch") {
+  const Settings fp64 = {{"precision.params_dtype", "fp64"}, {"training.global_batch_size", "4"}};
+  Settings one = fp64, four = fp64;
+  one["training.micro_batch_size"] = "1";
+  four["training.micro_batch_size"] = "4";
+  EngineRun a(tiny(one)), b(tiny(four));
+  for (const int64_t samples : {1, 4, 6}) {
+    const double loss = evaluate(a.engine(), a.data().splits.valid, a.data().batch_options, samples);
+    CHECK(evaluate(b.engine(), b.data().splits.valid, b.data().batch_options, samples) == Approx(loss).epsilon(1e-12));
+  }
+  CHECK(evaluate(a.engine(), a.data().splits.valid, a.data().batch_options, 4) !=
+        evaluate(a.engine(), a.data().splits.valid, a.data().batch_options, 6));
+}
+
 }  // namespace megatron::test
