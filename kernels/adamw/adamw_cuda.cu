@@ -95,10 +95,14 @@ void launch(const AdamWCudaArgs& args, cudaStream_t stream) {
   const int64_t count = args.param.numel();
   const Pointers<P, A> at{data_of<P>(args.param), data_of<A>(args.master), data_of<A>(args.m), data_of<A>(args.v),
                           data_of<A>(args.grad)};
-  const Scalars scalars{data_of<double>(args.lr),          data_of<double>(args.weight_decay),
-                        data_of<double>(args.coefficient), data_of<double>(args.skip),
-                        data_of<double>(args.t),           args.options.beta1,
-                        args.options.beta2,                args.options.epsilon,
+  const Scalars scalars{data_of<double>(args.lr),
+                        data_of<double>(args.weight_decay),
+                        data_of<double>(args.coefficient),
+                        data_of<double>(args.skip),
+                        data_of<double>(args.t),
+                        args.options.beta1,
+                        args.options.beta2,
+                        args.options.epsilon,
                         args.options.weight_decay_multiplier};
   adamw_kernel<P, N><<<grid_size(count, int64_t{kThreads} * N, kFullGrid), kThreads, 0, stream>>>(at, scalars, count);
   check_launch(("adamw " + to_string(args.param.shape)).c_str());

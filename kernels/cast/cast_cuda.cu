@@ -25,8 +25,8 @@ __global__ void __launch_bounds__(kThreads) cast_kernel(const T* __restrict__ x,
 template <typename T, typename O, int N>
 void launch_cast(const CastArgs& args, cudaStream_t stream) {
   const int64_t count = args.x.numel();
-  cast_kernel<T, O, N><<<grid_size(count, int64_t{kThreads} * N), kThreads, 0, stream>>>(
-      data_of<T>(args.x), data_of<O>(args.y), count);
+  cast_kernel<T, O, N>
+      <<<grid_size(count, int64_t{kThreads} * N), kThreads, 0, stream>>>(data_of<T>(args.x), data_of<O>(args.y), count);
   check_launch(("cast " + to_string(args.x.shape) + " to " + std::string(name_of(args.y.dtype))).c_str());
 }
 
@@ -46,7 +46,7 @@ void cast_cuda(const CastArgs& args, void* stream) {
       using O = typename decltype(out_type)::type;
       if constexpr (!std::is_same_v<T, O>) {
         // The narrower type fills 16 bytes.
-        constexpr int kPack = kPerVector<T> > kPerVector<O> ? kPerVector<T> : kPerVector<O>;
+        constexpr int kPack = 16 / static_cast<int>(sizeof(T) < sizeof(O) ? sizeof(T) : sizeof(O));
         if (is_aligned(args.x.data, 16) && is_aligned(args.y.data, 16)) {
           launch_cast<T, O, kPack>(args, stream_of(stream));
         } else {

@@ -75,9 +75,12 @@ void launch(const SgdCudaArgs& args, cudaStream_t stream) {
   const int64_t count = args.param.numel();
   const Pointers<P, A> at{data_of<P>(args.param), data_of<A>(args.master), data_of<A>(args.momentum),
                           data_of<A>(args.grad)};
-  const Scalars scalars{data_of<double>(args.lr),          data_of<double>(args.weight_decay),
-                        data_of<double>(args.coefficient), data_of<double>(args.skip),
-                        data_of<double>(args.t),           args.options.momentum,
+  const Scalars scalars{data_of<double>(args.lr),
+                        data_of<double>(args.weight_decay),
+                        data_of<double>(args.coefficient),
+                        data_of<double>(args.skip),
+                        data_of<double>(args.t),
+                        args.options.momentum,
                         args.options.weight_decay_multiplier};
   sgd_kernel<P, N><<<grid_size(count, int64_t{kThreads} * N, kFullGrid), kThreads, 0, stream>>>(at, scalars, count);
   check_launch(("sgd " + to_string(args.param.shape)).c_str());

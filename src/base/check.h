@@ -17,7 +17,9 @@ constexpr int64_t div_ceil(int64_t numerator, int64_t denominator) {
   return (numerator + denominator - 1) / denominator;
 }
 
-constexpr int64_t round_up(int64_t value, int64_t multiple) { return div_ceil(value, multiple) * multiple; }
+constexpr int64_t round_up(int64_t value, int64_t multiple) {
+  return div_ceil(value, multiple) * multiple;
+}
 
 /// Narrowing conversion that throws InternalError when the value changes.
 template <typename To, typename From>
@@ -32,7 +34,7 @@ To narrow(From value) {
 }  // namespace megatron
 
 /// Checks a promise between our own parts (never user input). `message` is any expression that makes a std::string.
-#define MEGATRON_CHECK(condition, message)                                                        \
-  do {                                                                                            \
+#define MEGATRON_CHECK(condition, message)                                                          \
+  do {                                                                                              \
     if (!(condition)) ::megatron::fail_check(__FILE__, __LINE__, #condition, std::string(message)); \
   } while (false)

@@ -29,18 +29,25 @@ Sinks& sinks() {
 
 spdlog::level::level_enum to_spdlog(LogLevel level) {
   switch (level) {
-    case LogLevel::kDebug: return spdlog::level::debug;
-    case LogLevel::kInfo: return spdlog::level::info;
-    case LogLevel::kWarn: return spdlog::level::warn;
-    case LogLevel::kError: return spdlog::level::err;
-    case LogLevel::kOff: return spdlog::level::off;
+    case LogLevel::kDebug:
+      return spdlog::level::debug;
+    case LogLevel::kInfo:
+      return spdlog::level::info;
+    case LogLevel::kWarn:
+      return spdlog::level::warn;
+    case LogLevel::kError:
+      return spdlog::level::err;
+    case LogLevel::kOff:
+      return spdlog::level::off;
   }
   return spdlog::level::info;
 }
 
 }  // namespace
 
-void set_log_level(LogLevel level) { sinks().console->set_level(to_spdlog(level)); }
+void set_log_level(LogLevel level) {
+  sinks().console->set_level(to_spdlog(level));
+}
 
 void set_log_file(const std::string& path) {
   auto& all = sinks().logger->sinks();
@@ -51,11 +58,21 @@ void set_log_file(const std::string& path) {
   all.push_back(file);
 }
 
-void log_debug(std::string_view message) { sinks().logger->log(spdlog::level::debug, message); }
-void log_info(std::string_view message) { sinks().logger->log(spdlog::level::info, message); }
-void log_warn(std::string_view message) { sinks().logger->log(spdlog::level::warn, message); }
-void log_error(std::string_view message) { sinks().logger->log(spdlog::level::err, message); }
+void log_debug(std::string_view message) {
+  sinks().logger->log(spdlog::level::debug, message);
+}
+void log_info(std::string_view message) {
+  sinks().logger->log(spdlog::level::info, message);
+}
+void log_warn(std::string_view message) {
+  sinks().logger->log(spdlog::level::warn, message);
+}
+void log_error(std::string_view message) {
+  sinks().logger->log(spdlog::level::err, message);
+}
 
-bool stderr_is_terminal() { return isatty(STDERR_FILENO) != 0; }
+bool stderr_is_terminal() {
+  return isatty(STDERR_FILENO) != 0;
+}
 
 }  // namespace megatron

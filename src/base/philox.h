@@ -44,7 +44,9 @@ MEGATRON_HOST_DEVICE inline Philox4 philox(uint64_t key, uint32_t c0, uint32_t c
 }
 
 /// Uniform in (0, 1): never 0, so that a logarithm of it is finite. Exact in double.
-MEGATRON_HOST_DEVICE inline double uniform_double(uint32_t word) { return (word + 0.5) * (1.0 / 4294967296.0); }
+MEGATRON_HOST_DEVICE inline double uniform_double(uint32_t word) {
+  return (word + 0.5) * (1.0 / 4294967296.0);
+}
 
 /// Standard normal number `index` of the stream `key` (Box-Muller in double, so that the value is the same for
 /// every storage type). Two consecutive indices share one Philox call.

@@ -1,5 +1,5 @@
-// One function per sub-command, each in its own file: it registers the sub-command with its options, and a callback that
-// does the work. A callback ends normally for exit code 0, throws megatron::Error for the others.
+// One function per sub-command, each in its own file: it registers the sub-command with its options, and a callback
+// that does the work. A callback ends normally for exit code 0, throws megatron::Error for the others.
 #pragma once
 
 namespace CLI {

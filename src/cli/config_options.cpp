@@ -10,10 +10,12 @@ void add_config_options(CLI::App& command, ConfigOptions& options, bool required
       ->type_name("FILE")
       ->required(required)
       ->expected(1)
+      ->allow_extra_args(false)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
   command.add_option("--set", options.sets, "One setting from the command line, over all files: optimizer.lr=0.001")
       ->type_name("KEY=VALUE")
       ->expected(1)
+      ->allow_extra_args(false)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
 }
 

@@ -62,8 +62,8 @@ void run_generate(GenerateCommand& command) {
     std::printf("=== %zu\n%s%s\n", i + 1, command.no_echo ? "" : texts[i].c_str(), results[i].text.c_str());
   }
   const double decoded = static_cast<double>(stats.generated_tokens);
-  log_info(str_cat(stats.prompt_tokens, " prompt tokens in ", format_duration(stats.prefill_seconds), ", ", stats.generated_tokens,
-                   " new tokens in ", format_duration(stats.decode_seconds), " (",
+  log_info(str_cat(stats.prompt_tokens, " prompt tokens in ", format_duration(stats.prefill_seconds), ", ",
+                   stats.generated_tokens, " new tokens in ", format_duration(stats.decode_seconds), " (",
                    static_cast<int64_t>(decoded / std::max(1e-9, stats.decode_seconds)), " tokens/s)"));
 }
 
@@ -72,22 +72,38 @@ void run_generate(GenerateCommand& command) {
 void add_generate_command(CLI::App& app) {
   CLI::App* command = app.add_subcommand("generate", "Generate text from a checkpoint");
   auto g = std::make_shared<GenerateCommand>();
-  command->add_option("--load", g->load, "Folder of checkpoints (the newest complete one is used), one iter_* folder, or a run folder")->required();
+  command
+      ->add_option("--load", g->load,
+                   "Folder of checkpoints (the newest complete one is used), one iter_* folder, or a run folder")
+      ->required();
   command->add_option("--ckpt-step", g->step, "Use the checkpoint of this iteration");
   auto* prompt = command->add_option("--prompt", g->prompts, "Text to go on from; may be given several times");
   auto* file = command->add_option("--prompts", g->prompts_file, "File with one prompt a line, generated as one batch");
   prompt->excludes(file);
-  command->add_option("--num-tokens-to-generate", g->options.num_tokens_to_generate, "Most new tokens per prompt")->capture_default_str();
-  command->add_option("--temperature", g->options.sampling.temperature, "Divides the logits; 0 always takes the most likely token")->capture_default_str();
-  command->add_option("--top-k", g->options.sampling.top_k, "Draw from the k most likely tokens; 0: all")->capture_default_str();
-  command->add_option("--top-p", g->options.sampling.top_p, "Draw from the most likely tokens that reach this probability; 0: all")->capture_default_str();
-  command->add_option("--repetition-penalty", g->options.sampling.repetition_penalty, "Makes tokens seen before less likely; 1: off")->capture_default_str();
+  command->add_option("--num-tokens-to-generate", g->options.num_tokens_to_generate, "Most new tokens per prompt")
+      ->capture_default_str();
+  command
+      ->add_option("--temperature", g->options.sampling.temperature,
+                   "Divides the logits; 0 always takes the most likely token")
+      ->capture_default_str();
+  command->add_option("--top-k", g->options.sampling.top_k, "Draw from the k most likely tokens; 0: all")
+      ->capture_default_str();
+  command
+      ->add_option("--top-p", g->options.sampling.top_p,
+                   "Draw from the most likely tokens that reach this probability; 0: all")
+      ->capture_default_str();
+  command
+      ->add_option("--repetition-penalty", g->options.sampling.repetition_penalty,
+                   "Makes tokens seen before less likely; 1: off")
+      ->capture_default_str();
   command->add_option("--seed", g->options.sampling.seed, "Of the draws")->capture_default_str();
   command->add_option("--stop", g->options.stop, "End before this text; may be given several times");
   command->add_flag("--greedy", g->greedy, "The same as --temperature 0");
   command->add_flag("--ignore-eod", g->options.ignore_eod, "Go on after an end-of-document token");
   command->add_flag("--no-echo", g->no_echo, "Print only the new text");
-  command->add_option("--device", g->device, "auto, cpu or cuda")->check(CLI::IsMember({"auto", "cpu", "cuda"}))->capture_default_str();
+  command->add_option("--device", g->device, "auto, cpu or cuda")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
+      ->capture_default_str();
   command->add_option("--cpu-threads", g->threads, "Host threads; 0: all cores")->capture_default_str();
   command->callback([g] { run_generate(*g); });
 }

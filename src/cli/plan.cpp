@@ -20,7 +20,8 @@ struct PlanCommand {
 };
 
 int64_t vocab_size_of(const Config& config) {
-  if (config.model.vocab_size && config.data.tokenizer_model.empty() && config.data.vocab_file.empty()) return *config.model.vocab_size;
+  if (config.model.vocab_size && config.data.tokenizer_model.empty() && config.data.vocab_file.empty())
+    return *config.model.vocab_size;
   return true_vocab_size(config, *make_tokenizer(tokenizer_spec(config)));
 }
 
@@ -33,10 +34,12 @@ void print_programs(const TrainPrograms& programs) {
 }  // namespace
 
 void add_plan_command(CLI::App& app) {
-  CLI::App* command = app.add_subcommand("plan", "Print parameters, memory by purpose, FLOPs and decisions of a configuration");
+  CLI::App* command =
+      app.add_subcommand("plan", "Print parameters, memory by purpose, FLOPs and decisions of a configuration");
   auto options = std::make_shared<PlanCommand>();
   add_config_options(*command, options->config);
-  command->add_flag("--print-program", options->print_program, "Also print every operation of the step, forward, backward and update");
+  command->add_flag("--print-program", options->print_program,
+                    "Also print every operation of the step, forward, backward and update");
   command->callback([options] {
     const LoadedConfig loaded = load_config(options->config);
     const TrainPrograms programs = make_train_programs(loaded.config, vocab_size_of(loaded.config), ParallelContext());

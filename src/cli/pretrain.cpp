@@ -33,7 +33,8 @@ void add_training_command(CLI::App& app, const std::string& name, const std::str
   CLI::App* command = app.add_subcommand(name, description);
   auto options = std::make_shared<TrainCommand>();
   add_config_options(*command, options->config);
-  command->add_flag("--dry-run", options->dry_run, "Check configuration, tokenizer and data, print the plan, train nothing");
+  command->add_flag("--dry-run", options->dry_run,
+                    "Check configuration, tokenizer and data, print the plan, train nothing");
   command->callback([options, command, finetune] {
     const LoadedConfig loaded = load_config(options->config);
     if (options->dry_run) return dry_run(loaded);
@@ -42,7 +43,8 @@ void add_training_command(CLI::App& app, const std::string& name, const std::str
     }
     TrainOptions train;
     train.arguments = {"megatron", command->get_name()};
-    for (const std::string& file : options->config.files) train.arguments.insert(train.arguments.end(), {"--config", file});
+    for (const std::string& file : options->config.files)
+      train.arguments.insert(train.arguments.end(), {"--config", file});
     for (const std::string& set : options->config.sets) train.arguments.insert(train.arguments.end(), {"--set", set});
     train.finetune = finetune;
     if (run_training(loaded, train) == ExitCode::kResumable) throw StoppedResumable();
@@ -52,11 +54,14 @@ void add_training_command(CLI::App& app, const std::string& name, const std::str
 }  // namespace
 
 void add_pretrain_command(CLI::App& app) {
-  add_training_command(app, "pretrain", "Train a model from its configuration; the same command goes on from the newest checkpoint", false);
+  add_training_command(app, "pretrain",
+                       "Train a model from its configuration; the same command goes on from the newest checkpoint",
+                       false);
 }
 
 void add_finetune_command(CLI::App& app) {
-  add_training_command(app, "finetune", "Train on from the weights of checkpoint.load, with fresh optimizer, schedule and data", true);
+  add_training_command(app, "finetune",
+                       "Train on from the weights of checkpoint.load, with fresh optimizer, schedule and data", true);
 }
 
 }  // namespace megatron

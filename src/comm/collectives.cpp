@@ -15,11 +15,16 @@ enum class Collective { kAllReduce, kReduceScatter, kAllGather, kSlice, kEnter }
 
 const char* collective_name(Collective kind) {
   switch (kind) {
-    case Collective::kAllReduce: return "all_reduce";
-    case Collective::kReduceScatter: return "reduce_scatter";
-    case Collective::kAllGather: return "all_gather";
-    case Collective::kSlice: return "slice";
-    case Collective::kEnter: return "enter";
+    case Collective::kAllReduce:
+      return "all_reduce";
+    case Collective::kReduceScatter:
+      return "reduce_scatter";
+    case Collective::kAllGather:
+      return "all_gather";
+    case Collective::kSlice:
+      return "slice";
+    case Collective::kEnter:
+      return "enter";
   }
   return "?";
 }
@@ -37,7 +42,8 @@ class CollectiveKind final : public OpKind {
 
   std::vector<ValueInfo> infer(const Operands& operands, const Mesh& mesh) const override {
     const int axis = mesh.find(axis_);
-    if (axis < 0) throw PlacementError{"the mesh has no axis '" + axis_ + "'", "skip collectives over axes of one rank"};
+    if (axis < 0)
+      throw PlacementError{"the mesh has no axis '" + axis_ + "'", "skip collectives over axes of one rank"};
     const ValueInfo& x = *operands[0];
     ValueInfo y;
     y.dtype = x.dtype;
@@ -47,8 +53,9 @@ class CollectiveKind final : public OpKind {
     AxisPlacement& p = y.placement[static_cast<size_t>(axis)];
     const AxisPlacement wanted = operand_placement();
     if (!(p == wanted)) {
-      throw PlacementError{str_cat("the operand is ", to_string(x.placement, mesh), ", which is not ", text(wanted), " over ", axis_),
-                           "use the collective that fits the placement"};
+      throw PlacementError{
+          str_cat("the operand is ", to_string(x.placement, mesh), ", which is not ", text(wanted), " over ", axis_),
+          "use the collective that fits the placement"};
     }
     p = result_placement();
     if (moves_blocks()) check_nesting(x, axis, mesh);
@@ -63,10 +70,13 @@ class CollectiveKind final : public OpKind {
     const bool partial = t.info(g).placement[static_cast<size_t>(t.mesh().find(axis_))].partial();
     switch (kind_) {
       case Collective::kAllReduce:
-      case Collective::kEnter: return context.set(0, partial ? all_reduce(t, g, axis_) : g);
+      case Collective::kEnter:
+        return context.set(0, partial ? all_reduce(t, g, axis_) : g);
       case Collective::kReduceScatter:
-      case Collective::kSlice: return context.set(0, all_gather(t, g, axis_));
-      case Collective::kAllGather: return context.set(0, partial ? reduce_scatter(t, g, axis_) : slice(t, g, axis_));
+      case Collective::kSlice:
+        return context.set(0, all_gather(t, g, axis_));
+      case Collective::kAllGather:
+        return context.set(0, partial ? reduce_scatter(t, g, axis_) : slice(t, g, axis_));
     }
   }
 
@@ -87,8 +97,10 @@ class CollectiveKind final : public OpKind {
       case Collective::kAllReduce:
         copy_strided(x, y);
         return c.comm->all_reduce(y);
-      case Collective::kReduceScatter: return c.comm->reduce_scatter(x, y, counts.data());
-      case Collective::kAllGather: return c.comm->all_gather(x, y, counts.data());
+      case Collective::kReduceScatter:
+        return c.comm->reduce_scatter(x, y, counts.data());
+      case Collective::kAllGather:
+        return c.comm->all_gather(x, y, counts.data());
       case Collective::kSlice: {
         Tensor part = x;
         part.shape = y.shape;
@@ -96,37 +108,45 @@ class CollectiveKind final : public OpKind {
                     block_of(whole, c.comm->size(), c.comm->rank()).begin * x.strides[0] * size_of(x.dtype);
         return copy_strided(part, y);
       }
-      case Collective::kEnter: return;
+      case Collective::kEnter:
+        return;
     }
   }
 
  private:
   bool moves_blocks() const { return kind_ != Collective::kAllReduce && kind_ != Collective::kEnter; }
 
-  /// Blocks of an inner (earlier) mesh axis lie inside those of an outer one, so only the innermost shard of dimension 0
-  /// can be made or undone by itself.
+  /// Blocks of an inner (earlier) mesh axis lie inside those of an outer one, so only the innermost shard of dimension
+  /// 0 can be made or undone by itself.
   void check_nesting(const ValueInfo& x, int axis, const Mesh& mesh) const {
     if (x.shape.rank() == 0) throw PlacementError{"a scalar has no dimension to cut", "use all_reduce"};
     for (int inner = 0; inner < axis; ++inner) {
       if (x.placement[static_cast<size_t>(inner)] != AxisPlacement::S(0)) continue;
       const std::string& name = mesh.axes[static_cast<size_t>(inner)].name;
-      throw PlacementError{str_cat("dimension 0 is also sharded over ", name, ", whose blocks lie inside those of ", axis_),
-                           str_cat("gather over ", name, " first")};
+      throw PlacementError{
+          str_cat("dimension 0 is also sharded over ", name, ", whose blocks lie inside those of ", axis_),
+          str_cat("gather over ", name, " first")};
     }
   }
 
   AxisPlacement operand_placement() const {
     switch (kind_) {
       case Collective::kAllReduce:
-      case Collective::kReduceScatter: return AxisPlacement::P();
-      case Collective::kAllGather: return AxisPlacement::S(0);
-      default: return AxisPlacement::R();
+      case Collective::kReduceScatter:
+        return AxisPlacement::P();
+      case Collective::kAllGather:
+        return AxisPlacement::S(0);
+      default:
+        return AxisPlacement::R();
     }
   }
   AxisPlacement result_placement() const {
-    return kind_ == Collective::kReduceScatter || kind_ == Collective::kSlice ? AxisPlacement::S(0) : AxisPlacement::R();
+    return kind_ == Collective::kReduceScatter || kind_ == Collective::kSlice ? AxisPlacement::S(0)
+                                                                              : AxisPlacement::R();
   }
-  static const char* text(const AxisPlacement& p) { return p.partial() ? "partial" : p.sharded() ? "sharded on dimension 0" : "replicated"; }
+  static const char* text(const AxisPlacement& p) {
+    return p.partial() ? "partial" : p.sharded() ? "sharded on dimension 0" : "replicated";
+  }
 
   Collective kind_;
   std::string axis_;
@@ -138,12 +158,20 @@ Value emit_collective(Trace& t, Collective kind, Value x, const std::string& axi
 
 }  // namespace
 
-Value all_reduce(Trace& t, Value x, const std::string& axis) { return emit_collective(t, Collective::kAllReduce, x, axis); }
+Value all_reduce(Trace& t, Value x, const std::string& axis) {
+  return emit_collective(t, Collective::kAllReduce, x, axis);
+}
 Value reduce_scatter(Trace& t, Value x, const std::string& axis) {
   return emit_collective(t, Collective::kReduceScatter, x, axis);
 }
-Value all_gather(Trace& t, Value x, const std::string& axis) { return emit_collective(t, Collective::kAllGather, x, axis); }
-Value slice(Trace& t, Value x, const std::string& axis) { return emit_collective(t, Collective::kSlice, x, axis); }
-Value enter(Trace& t, Value x, const std::string& axis) { return emit_collective(t, Collective::kEnter, x, axis); }
+Value all_gather(Trace& t, Value x, const std::string& axis) {
+  return emit_collective(t, Collective::kAllGather, x, axis);
+}
+Value slice(Trace& t, Value x, const std::string& axis) {
+  return emit_collective(t, Collective::kSlice, x, axis);
+}
+Value enter(Trace& t, Value x, const std::string& axis) {
+  return emit_collective(t, Collective::kEnter, x, axis);
+}
 
 }  // namespace megatron

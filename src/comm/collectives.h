@@ -8,7 +8,8 @@
 
 namespace megatron {
 
-/// P -> R: sum over the ranks of the axis. Adjoint: of an R gradient the gradient itself, of a P gradient its all_reduce.
+/// P -> R: sum over the ranks of the axis. Adjoint: of an R gradient the gradient itself, of a P gradient its
+/// all_reduce.
 Value all_reduce(Trace& t, Value x, const std::string& axis);
 
 /// P -> S(0): sum, each rank keeps its block of dimension 0. Adjoint: all_gather.

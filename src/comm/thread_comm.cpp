@@ -17,7 +17,8 @@ struct Shared {
 
 class ThreadComm final : public Comm {
  public:
-  ThreadComm(std::shared_ptr<Shared> shared, int rank, int size) : shared_(std::move(shared)), rank_(rank), size_(size) {}
+  ThreadComm(std::shared_ptr<Shared> shared, int rank, int size)
+      : shared_(std::move(shared)), rank_(rank), size_(size) {}
   int rank() const override { return rank_; }
   int size() const override { return size_; }
   void barrier() override { shared_->barrier.arrive_and_wait(); }

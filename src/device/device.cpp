@@ -15,7 +15,9 @@ Buffer::Buffer(Device& device, int64_t bytes) : device_(&device), bytes_(bytes) 
   device.peak_ = std::max(device.peak_, device.allocated_);
 }
 
-Buffer::Buffer(Buffer&& other) noexcept { *this = std::move(other); }
+Buffer::Buffer(Buffer&& other) noexcept {
+  *this = std::move(other);
+}
 
 Buffer& Buffer::operator=(Buffer&& other) noexcept {
   if (this != &other) {
@@ -27,7 +29,9 @@ Buffer& Buffer::operator=(Buffer&& other) noexcept {
   return *this;
 }
 
-Buffer::~Buffer() { release(); }
+Buffer::~Buffer() {
+  release();
+}
 
 void Buffer::release() {
   if (data_ == nullptr) return;

@@ -37,9 +37,10 @@ class Runner {
 
   int64_t chunk() const { return chunk_; }
 
-  /// One call: token (s, b) = tokens[b][s] at positions[b][s], negative: padding. Afterwards logits(b) are those of token last[b].
-  void run(bool prompt, const std::vector<std::vector<TokenId>>& tokens, const std::vector<std::vector<int32_t>>& positions,
-           const std::vector<int32_t>& last) {
+  /// One call: token (s, b) = tokens[b][s] at positions[b][s], negative: padding. Afterwards logits(b) are those of
+  /// token last[b].
+  void run(bool prompt, const std::vector<std::vector<TokenId>>& tokens,
+           const std::vector<std::vector<int32_t>>& positions, const std::vector<int32_t>& last) {
     Executor& executor = prompt ? *prefill_ : *decode_;
     const auto length = static_cast<size_t>(prompt ? chunk_ : 1), batch = static_cast<size_t>(batch_);
     std::vector<int32_t> ids(length * batch), places(length * batch);
@@ -180,7 +181,8 @@ class Session {
   /// Samples the next token of sequence b and decides whether it ends.
   void take(const Runner& runner, size_t b) {
     Sequence& s = sequences_[b];
-    const TokenId id = sample(runner.logits(static_cast<int64_t>(b)), s.context, options_.sampling, static_cast<int64_t>(b));
+    const TokenId id =
+        sample(runner.logits(static_cast<int64_t>(b)), s.context, options_.sampling, static_cast<int64_t>(b));
     if (eod_ && id == *eod_ && !options_.ignore_eod) return finish(b, "eod");
     s.context.push_back(id);
     s.result.tokens.push_back(id);
@@ -236,7 +238,8 @@ void check_lengths(const InferenceModel& model, const std::vector<std::vector<To
     if (size == 0) throw UsageError(str_cat("prompt ", i + 1, " has no tokens; give at least one character"));
     const int64_t limit = model.spec().max_positions;
     if (size + new_tokens <= limit) continue;
-    const std::string text = str_cat("prompt ", i + 1, " has ", size, " tokens, with ", new_tokens, " new ones more than the model's ", limit, " positions");
+    const std::string text = str_cat("prompt ", i + 1, " has ", size, " tokens, with ", new_tokens,
+                                     " new ones more than the model's ", limit, " positions");
     if (model.spec().learned_positions) throw UsageError(text + "; shorten the prompt or --num-tokens-to-generate");
     log_warn(text + "; quality falls beyond them");
   }
@@ -244,8 +247,8 @@ void check_lengths(const InferenceModel& model, const std::vector<std::vector<To
 
 }  // namespace
 
-std::vector<Generation> generate(InferenceModel& model, const std::vector<std::vector<TokenId>>& prompts, const GenerateOptions& options,
-                                 const TextSink& sink, GenerateStats* stats) {
+std::vector<Generation> generate(InferenceModel& model, const std::vector<std::vector<TokenId>>& prompts,
+                                 const GenerateOptions& options, const TextSink& sink, GenerateStats* stats) {
   check(options.sampling);
   if (options.num_tokens_to_generate < 1) throw UsageError("--num-tokens-to-generate: give 1 or more");
   if (prompts.empty()) throw UsageError("there is no prompt; give --prompt TEXT or --prompts FILE");

@@ -33,8 +33,9 @@ struct GenerateStats {
 /// Piece of text of sequence `sequence` that is certain now.
 using TextSink = std::function<void(int64_t sequence, const std::string& text)>;
 
-/// Generates for all prompts at once: the prompts are read in chunks by one program, then one token of each at a time by another. A
-/// prompt's result does not depend on the others. UsageError for an empty prompt or one that does not fit the model.
+/// Generates for all prompts at once: the prompts are read in chunks by one program, then one token of each at a time
+/// by another. A prompt's result does not depend on the others. UsageError for an empty prompt or one that does not fit
+/// the model.
 std::vector<Generation> generate(InferenceModel& model, const std::vector<std::vector<TokenId>>& prompts,
                                  const GenerateOptions& options, const TextSink& sink, GenerateStats* stats);
 

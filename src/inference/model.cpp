@@ -4,6 +4,7 @@
 #include "base/file_io.h"
 #include "base/strings.h"
 #include "checkpoint/layout.h"
+#include "checkpoint/model_tensors.h"
 #include "config/load.h"
 #include "kernels/linear/gemm_cpu.h"
 #include "parallel/rank_device.h"
@@ -19,7 +20,8 @@ CheckpointReader open_checkpoint(const std::string& load, std::optional<int64_t>
   const std::string root = list_checkpoints(load).empty() && directory_exists(below) ? below : load;
   if (step) return CheckpointReader::open(root, *step);
   if (auto reader = CheckpointReader::open_latest(root)) return std::move(*reader);
-  throw DataError(str_cat("--load ", load, ": holds no checkpoint (no iter_* folder); give the folder of checkpoint.save"));
+  throw DataError(
+      str_cat("--load ", load, ": holds no checkpoint (no iter_* folder); give the folder of checkpoint.save"));
 }
 
 std::unique_ptr<Tokenizer> open_tokenizer(const CheckpointReader& reader, const Config& config) {
@@ -48,9 +50,10 @@ void InferenceModel::load_parameters(const Program& program, Store& store) const
   for (const ParameterInfo& p : program.parameters) {
     const Tensor tensor = store.require(program, p.value);
     const ValueInfo& info = program.value(p.value);
-    std::vector<std::byte> bytes(static_cast<size_t>(tensor.bytes()));
-    reader_.read({info.name, StateKind::kParameter, info.dtype, {info.shape.begin(), info.shape.end()}}, bytes);
-    write_tensor(*device_, tensor, bytes.data(), tensor.bytes());
+    const Tensor rows = stored_rows(tensor, p.init);  // padding rows stay zero
+    std::vector<std::byte> bytes(static_cast<size_t>(rows.bytes()));
+    reader_.read(stored_record(info.name, StateKind::kParameter, info.dtype, info.shape, p.init), bytes);
+    write_tensor(*device_, rows, bytes.data(), rows.bytes());
   }
 }
 

@@ -18,8 +18,8 @@ namespace megatron {
 /// Configuration, tokenizer and weights of one checkpoint. The tokenizer comes from the checkpoint's own files.
 class InferenceModel {
  public:
-  /// `load`: a folder of checkpoints (the newest complete one is taken, or `step`), one iter_* folder, or a run folder. `run` gives
-  /// device and threads. DataError where there is no checkpoint.
+  /// `load`: a folder of checkpoints (the newest complete one is taken, or `step`), one iter_* folder, or a run folder.
+  /// `run` gives device and threads. DataError where there is no checkpoint.
   InferenceModel(const std::string& load, std::optional<int64_t> step, const RunConfig& run);
 
   const Config& config() const { return config_; }

@@ -14,8 +14,10 @@ namespace megatron {
 void check(const SamplingOptions& o) {
   if (!(o.temperature >= 0)) throw UsageError(str_cat("--temperature ", o.temperature, ": give 0 (greedy) or more"));
   if (o.top_k < 0) throw UsageError(str_cat("--top-k ", o.top_k, ": give 0 (off) or more"));
-  if (!(o.top_p >= 0 && o.top_p <= 1)) throw UsageError(str_cat("--top-p ", o.top_p, ": give a probability from 0 to 1"));
-  if (!(o.repetition_penalty > 0)) throw UsageError(str_cat("--repetition-penalty ", o.repetition_penalty, ": give more than 0"));
+  if (!(o.top_p >= 0 && o.top_p <= 1))
+    throw UsageError(str_cat("--top-p ", o.top_p, ": give a probability from 0 to 1"));
+  if (!(o.repetition_penalty > 0))
+    throw UsageError(str_cat("--repetition-penalty ", o.repetition_penalty, ": give more than 0"));
 }
 
 namespace {
@@ -42,7 +44,8 @@ size_t nucleus(const std::vector<double>& probabilities, double top_p) {
 
 }  // namespace
 
-TokenId sample(std::span<const double> given, const std::vector<TokenId>& context, const SamplingOptions& o, int64_t sequence) {
+TokenId sample(std::span<const double> given, const std::vector<TokenId>& context, const SamplingOptions& o,
+               int64_t sequence) {
   std::vector<double> logits(given.begin(), given.end());
   MEGATRON_CHECK(!logits.empty(), "no logits");
   if (o.repetition_penalty != 1.0) penalize(logits, context, o.repetition_penalty);

@@ -115,7 +115,9 @@ ModelSpec make_model_spec(const Config& config, int64_t vocab_size) {
 
 int64_t parameter_count(const ModelSpec& spec) {
   const int64_t h = spec.hidden_size;
-  const auto norm = [](const NormSpec& n, int64_t size) { return n.kind == NormSpec::Kind::kLayerNorm ? 2 * size : size; };
+  const auto norm = [](const NormSpec& n, int64_t size) {
+    return n.kind == NormSpec::Kind::kLayerNorm ? 2 * size : size;
+  };
   int64_t count = spec.vocab_size * h * (spec.tied ? 1 : 2);
   if (spec.learned_positions) count += spec.max_positions * h;
   for (const LayerSpec& layer : spec.layers) {

@@ -7,9 +7,9 @@ namespace megatron {
 
 /// Names of the inputs of the programs below.
 namespace inputs {
-inline constexpr char kTokens[] = "tokens", kLabels[] = "labels", kWeights[] = "loss_weights", kPositions[] = "positions",
-                      kStarts[] = "attention_starts", kSeed[] = "loss_seed", kTokenIndex[] = "token_index",
-                      kSamples[] = "samples", kStep[] = "step", kLast[] = "last_token";
+inline constexpr char kTokens[] = "tokens", kLabels[] = "labels", kWeights[] = "loss_weights",
+                      kPositions[] = "positions", kStarts[] = "attention_starts", kSeed[] = "loss_seed",
+                      kTokenIndex[] = "token_index", kSamples[] = "samples", kStep[] = "step", kLast[] = "last_token";
 }
 
 /// Name of the value that a layer gives to the next, below the layer's path (where the stream is not left open).
@@ -21,14 +21,15 @@ struct LossProgramOptions {
   bool attention_starts = false;  ///< reset_attention_mask: queries do not see earlier documents
 };
 
-/// Traces the sum over tokens of weight * negative log-likelihood of one micro-batch, added to the state "loss_sum" (fp32, or fp64)
-/// and, in training, its gradient's seed. Inputs: tokens, labels, loss_weights, positions, loss_seed and what dropout needs.
+/// Traces the sum over tokens of weight * negative log-likelihood of one micro-batch, added to the state "loss_sum"
+/// (fp32, or fp64) and, in training, its gradient's seed. Inputs: tokens, labels, loss_weights, positions, loss_seed
+/// and what dropout needs.
 void trace_loss(Trace& t, const ModelSpec& model, const ParallelContext& parallel, const LossProgramOptions& options);
 inline constexpr char kLossSum[] = "loss_sum";
 
-/// Traces generation: `tokens_per_call` new tokens of `batch` sequences against a cache of `cache_length` positions; output "logits"
-/// [batch, V] (fp32, or fp64) of the token that input last_token [batch] points at.
-void trace_generation(Trace& t, const ModelSpec& model, const ParallelContext& parallel, int64_t batch, int64_t tokens_per_call,
-                      int64_t cache_length);
+/// Traces generation: `tokens_per_call` new tokens of `batch` sequences against a cache of `cache_length` positions;
+/// output "logits" [batch, V] (fp32, or fp64) of the token that input last_token [batch] points at.
+void trace_generation(Trace& t, const ModelSpec& model, const ParallelContext& parallel, int64_t batch,
+                      int64_t tokens_per_call, int64_t cache_length);
 
 }  // namespace megatron

@@ -105,7 +105,8 @@ Value core_attention(Trace& t, const ModuleContext& c, const AttentionSpec& spec
 
 }  // namespace
 
-NormResult norm(Trace& t, const ModuleContext& c, const std::string& name, const NormSpec& spec, const ResidualStream& stream) {
+NormResult norm(Trace& t, const ModuleContext& c, const std::string& name, const NormSpec& spec,
+                const ResidualStream& stream) {
   const ResidualStream x = c.model.fuse_residual_norm ? stream : close(t, stream);
   Trace::Scope scope(t, name);
   return norm_over(t, c, spec, x.residual, c.model.hidden_size, x.branch);
@@ -115,16 +116,18 @@ ResidualStream close(Trace& t, const ResidualStream& x) {
   return x.branch ? ResidualStream{add(t, x.residual, x.branch), {}} : x;
 }
 
-BranchOutput self_attention(Trace& t, const ModuleContext& c, const AttentionSpec& spec, const NormSpec& norm_spec, Value x_SBC) {
+BranchOutput self_attention(Trace& t, const ModuleContext& c, const AttentionSpec& spec, const NormSpec& norm_spec,
+                            Value x_SBC) {
   Trace::Scope scope(t, "self_attention");
   const int64_t S = t.shape(x_SBC)[0], B = t.shape(x_SBC)[1], C = c.model.hidden_size;
   const int64_t G = spec.groups, Q = div_exact(spec.heads, spec.groups), D = spec.head_dim;
   const int64_t rows = G * (Q + 2) * D;
   // Rows of the projection are interleaved by group: queries of the group, its key, its value.
-  const Value w_qkv = weight(t, c, "linear_qkv.weight", {G, Q + 2, D, C}, c.parallel.tp_sharded(0),
-                             matrix_init(c.model, C, rows));
-  const Value b_qkv = spec.qkv_bias ? weight(t, c, "linear_qkv.bias", {G, Q + 2, D}, c.parallel.tp_sharded(0), Init::constant(0))
-                                    : Value{};
+  const Value w_qkv =
+      weight(t, c, "linear_qkv.weight", {G, Q + 2, D, C}, c.parallel.tp_sharded(0), matrix_init(c.model, C, rows));
+  const Value b_qkv = spec.qkv_bias
+                          ? weight(t, c, "linear_qkv.bias", {G, Q + 2, D}, c.parallel.tp_sharded(0), Init::constant(0))
+                          : Value{};
   const Value qkv = linear(t, c.parallel.gather_in(t, x_SBC), w_qkv, b_qkv, {.out_dims = 3});
   const int64_t full_S = t.shape(qkv)[0];
   MEGATRON_CHECK(full_S == S, "global shapes do not change under sequence parallelism");
@@ -143,7 +146,8 @@ BranchOutput self_attention(Trace& t, const ModuleContext& c, const AttentionSpe
     k = rope(t, k, c.batch.positions, *spec.rope);
   }
   const Value out = core_attention(t, c, spec, q, k, v);
-  const Value w_out = weight(t, c, "linear_proj.weight", {C, G, Q, D}, c.parallel.tp_sharded(1), Init::normal(c.model.output_init_std));
+  const Value w_out =
+      weight(t, c, "linear_proj.weight", {C, G, Q, D}, c.parallel.tp_sharded(1), Init::normal(c.model.output_init_std));
   BranchOutput branch;
   branch.value = c.parallel.reduce_out(t, linear(t, out, w_out, {}, {.out_dims = 1, .contract_dims = 3}));
   if (spec.out_bias) branch.bias = weight(t, c, "linear_proj.bias", {C}, c.parallel.replicated(), Init::constant(0));
@@ -156,11 +160,14 @@ BranchOutput mlp(Trace& t, const ModuleContext& c, const MlpSpec& spec, Value x_
   const int cut = spec.gated ? 1 : 0;
   const Dims bias_shape = spec.gated ? Dims{2, F} : Dims{F};
   const Dims weight_shape = spec.gated ? Dims{2, F, C} : Dims{F, C};
-  const Value w1 = weight(t, c, "linear_fc1.weight", weight_shape, c.parallel.tp_sharded(cut), matrix_init(c.model, C, bias_shape.numel()));
-  const Value b1 = spec.bias ? weight(t, c, "linear_fc1.bias", bias_shape, c.parallel.tp_sharded(cut), Init::constant(0)) : Value{};
+  const Value w1 = weight(t, c, "linear_fc1.weight", weight_shape, c.parallel.tp_sharded(cut),
+                          matrix_init(c.model, C, bias_shape.numel()));
+  const Value b1 =
+      spec.bias ? weight(t, c, "linear_fc1.bias", bias_shape, c.parallel.tp_sharded(cut), Init::constant(0)) : Value{};
   Value h = linear(t, c.parallel.gather_in(t, x_SBC), w1, b1, {.out_dims = bias_shape.rank()});
   h = spec.gated ? gated_activation(t, h, spec.activation) : activation(t, h, spec.activation);
-  const Value w2 = weight(t, c, "linear_fc2.weight", {C, F}, c.parallel.tp_sharded(1), Init::normal(c.model.output_init_std));
+  const Value w2 =
+      weight(t, c, "linear_fc2.weight", {C, F}, c.parallel.tp_sharded(1), Init::normal(c.model.output_init_std));
   BranchOutput branch;
   branch.value = c.parallel.reduce_out(t, linear(t, h, w2));
   if (spec.bias) branch.bias = weight(t, c, "linear_fc2.bias", {C}, c.parallel.replicated(), Init::constant(0));
@@ -188,8 +195,8 @@ namespace {
 Value word_table(Trace& t, const ModuleContext& c) {
   Init init = Init::normal(c.model.embedding_init_std);
   init.valid_rows = c.model.vocab_size;
-  return t.parameter("embedding.word_embeddings.weight", c.model.dtype, {c.model.padded_vocab_size, c.model.hidden_size},
-                     c.parallel.tp_sharded(0), init);
+  return t.parameter("embedding.word_embeddings.weight", c.model.dtype,
+                     {c.model.padded_vocab_size, c.model.hidden_size}, c.parallel.tp_sharded(0), init);
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// What a model is, as data: a list of layers with their numbers. Families in src/models make specs from the configuration;
-// the modules of this room turn them into operations. Nothing here depends on the mesh.
+// What a model is, as data: a list of layers with their numbers. Families in src/models make specs from the
+// configuration; the modules of this room turn them into operations. Nothing here depends on the mesh.
 #pragma once
 
 #include <cstdint>

@@ -12,14 +12,26 @@
 
 namespace megatron {
 
-std::string update_io::learning_rate(const ParamGroup& group) { return "learning_rate/" + group.label(); }
+std::string update_io::learning_rate(const ParamGroup& group) {
+  return "learning_rate/" + group.label();
+}
 
 namespace optimizer_state {
-std::string master(const std::string& parameter) { return "optimizer.state.fp32_param." + parameter; }
-std::string exp_avg(const std::string& parameter) { return "optimizer.state.exp_avg." + parameter; }
-std::string exp_avg_sq(const std::string& parameter) { return "optimizer.state.exp_avg_sq." + parameter; }
-std::string momentum(const std::string& parameter) { return "optimizer.state.momentum_buffer." + parameter; }
-bool is_optimizer_state(const std::string& name) { return starts_with(name, "optimizer.state."); }
+std::string master(const std::string& parameter) {
+  return "optimizer.state.fp32_param." + parameter;
+}
+std::string exp_avg(const std::string& parameter) {
+  return "optimizer.state.exp_avg." + parameter;
+}
+std::string exp_avg_sq(const std::string& parameter) {
+  return "optimizer.state.exp_avg_sq." + parameter;
+}
+std::string momentum(const std::string& parameter) {
+  return "optimizer.state.momentum_buffer." + parameter;
+}
+bool is_optimizer_state(const std::string& name) {
+  return starts_with(name, "optimizer.state.");
+}
 }  // namespace optimizer_state
 
 namespace {
@@ -43,7 +55,8 @@ class UpdateBuilder {
     const Value inverse_scale = t_.input(update_io::kInverseScale, DType::kF64, {}, everywhere);
     std::vector<Value> gradients;
     for (const ParameterInfo& p : train_.parameters) {
-      MEGATRON_CHECK(p.gradient != kNone, "parameter " + train_.label(p.value) + " has no gradient: nothing depends on it");
+      MEGATRON_CHECK(p.gradient != kNone,
+                     "parameter " + train_.label(p.value) + " has no gradient: nothing depends on it");
       gradients.push_back(declare_again(t_, train_, p.gradient));
     }
     clip_ = clip_gradients(t_, {sum_of_squares(t_, gradients)}, inverse_scale, config_.clip_grad);
@@ -52,7 +65,8 @@ class UpdateBuilder {
     t_.output(update_io::kSkip, clip_.skip);
     for (const ParamGroup& group : groups) {
       const Value lr = t_.input(update_io::learning_rate(group), DType::kF64, {}, everywhere);
-      for (int64_t i : group.params) update(train_.parameters[static_cast<size_t>(i)], gradients[static_cast<size_t>(i)], group, lr);
+      for (int64_t i : group.params)
+        update(train_.parameters[static_cast<size_t>(i)], gradients[static_cast<size_t>(i)], group, lr);
     }
   }
 
@@ -67,13 +81,13 @@ class UpdateBuilder {
     if (config_.optimizer == "adam") {
       AdamWOptions options{config_.adam_beta1, config_.adam_beta2, config_.adam_eps, group.wd_multiplier};
       adamw(t_,
-            {param, master, state(optimizer_state::exp_avg(p.name)), state(optimizer_state::exp_avg_sq(p.name)), gradient, lr,
-             weight_decay_, clip_.coefficient, clip_.skip, count_},
+            {param, master, state(optimizer_state::exp_avg(p.name)), state(optimizer_state::exp_avg_sq(p.name)),
+             gradient, lr, weight_decay_, clip_.coefficient, clip_.skip, count_},
             options);
     } else if (config_.optimizer == "sgd") {
       sgd(t_,
-          {param, master, config_.sgd_momentum > 0 ? state(optimizer_state::momentum(p.name)) : Value{}, gradient, lr, weight_decay_, clip_.coefficient, clip_.skip,
-           count_},
+          {param, master, config_.sgd_momentum > 0 ? state(optimizer_state::momentum(p.name)) : Value{}, gradient, lr,
+           weight_decay_, clip_.coefficient, clip_.skip, count_},
           {config_.sgd_momentum, group.wd_multiplier});
     } else {
       throw UsageError("optimizer.optimizer: '" + config_.optimizer + "' is not supported; use adam or sgd");
@@ -102,7 +116,8 @@ Program make_begin_program(const Program& train, const std::vector<std::string>&
   return program;
 }
 
-Program make_update_program(const Program& train, const OptimizerConfig& config, const std::vector<ParamGroup>& groups) {
+Program make_update_program(const Program& train, const OptimizerConfig& config,
+                            const std::vector<ParamGroup>& groups) {
   Program program;
   program.name = "update";
   program.mesh = train.mesh;

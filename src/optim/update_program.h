@@ -12,7 +12,8 @@ namespace megatron {
 
 /// Names of the inputs and outputs of the update program (all fp64 scalars).
 namespace update_io {
-inline constexpr char kWeightDecay[] = "weight_decay", kInverseScale[] = "inverse_loss_scale", kUpdateCount[] = "update_count";
+inline constexpr char kWeightDecay[] = "weight_decay", kInverseScale[] = "inverse_loss_scale",
+                      kUpdateCount[] = "update_count";
 inline constexpr char kNorm[] = "grad_norm", kCoefficient[] = "clip_coefficient", kSkip[] = "skip";
 std::string learning_rate(const ParamGroup& group);  ///< "learning_rate/default"
 }  // namespace update_io
@@ -29,8 +30,8 @@ bool is_optimizer_state(const std::string& name);
 /// A program that zeroes all parameter gradients and `sums` of `train`.
 Program make_begin_program(const Program& train, const std::vector<std::string>& sums);
 
-/// Global norm, clipping and one AdamW or SGD update of every parameter of the differentiated program `train`. When the norm is not
-/// finite nothing changes and output kSkip is 1.
+/// Global norm, clipping and one AdamW or SGD update of every parameter of the differentiated program `train`. When the
+/// norm is not finite nothing changes and output kSkip is 1.
 Program make_update_program(const Program& train, const OptimizerConfig& config, const std::vector<ParamGroup>& groups);
 
 }  // namespace megatron

@@ -31,7 +31,9 @@ Value ParallelContext::gather_in(Trace& t, Value x) const {
   return sequence_parallel_ ? all_gather(t, x, "tp") : enter(t, x, "tp");
 }
 
-Value ParallelContext::to_stream(Trace& t, Value x) const { return sequence_parallel() && x ? slice(t, x, "tp") : x; }
+Value ParallelContext::to_stream(Trace& t, Value x) const {
+  return sequence_parallel() && x ? slice(t, x, "tp") : x;
+}
 
 Value ParallelContext::reduce_out(Trace& t, Value x) const {
   if (mesh_.find("tp") < 0) return x;

@@ -1,5 +1,5 @@
-// What a module needs to know of the mesh: where its weights are cut, and which collectives stand at its borders. On one
-// rank every call returns its operand, so that module code is the same for any mesh.
+// What a module needs to know of the mesh: where its weights are cut, and which collectives stand at its borders. On
+// one rank every call returns its operand, so that module code is the same for any mesh.
 #pragma once
 
 #include <string>

@@ -8,7 +8,9 @@
 
 namespace megatron {
 
-std::string gradient_name(const std::string& parameter) { return "gradient/" + parameter; }
+std::string gradient_name(const std::string& parameter) {
+  return "gradient/" + parameter;
+}
 
 namespace {
 
@@ -131,9 +133,7 @@ class Differentiator {
     return false;
   }
 
-  bool is_dense(ValueId v) const {
-    return is_contiguous(program_.local_shape(v), program_.value(v).storage.strides);
-  }
+  bool is_dense(ValueId v) const { return is_contiguous(program_.local_shape(v), program_.value(v).storage.strides); }
 
   Value accumulate_on(Value gradient, Value earlier) {
     trace_.accumulate_into(gradient, earlier);
@@ -155,10 +155,11 @@ class Differentiator {
   }
 
   void check_same_type(ValueId a, ValueId b, ValueId target) const {
-    MEGATRON_CHECK(program_.value(a).placement == program_.value(b).placement && program_.value(a).dtype == program_.value(b).dtype,
-                   str_cat("the gradients of ", program_.label(target), " from two uses differ in type: ",
-                           program_.type_text(a), " and ", program_.type_text(b),
-                           "; enter the parallel region once, before the value is used twice"));
+    MEGATRON_CHECK(
+        program_.value(a).placement == program_.value(b).placement &&
+            program_.value(a).dtype == program_.value(b).dtype,
+        str_cat("the gradients of ", program_.label(target), " from two uses differ in type: ", program_.type_text(a),
+                " and ", program_.type_text(b), "; enter the parallel region once, before the value is used twice"));
   }
 
   ParameterInfo& parameter_info(ValueId parameter) {

@@ -26,7 +26,9 @@ namespace {
 
 constexpr char kLetters[] = "abcdefgh";
 
-std::string letters_for(const ValueInfo* v) { return std::string(kLetters, static_cast<size_t>(v->shape.rank())); }
+std::string letters_for(const ValueInfo* v) {
+  return std::string(kLetters, static_cast<size_t>(v->shape.rank()));
+}
 
 class Add final : public OpKind {
  public:
@@ -102,7 +104,8 @@ class Accumulate final : public OpKind {
         T* sum = c.in(1).as<T>();
         for_each_row(c.in(0).shape, c.in(0).strides, c.in(1).strides, [&](int64_t a, int64_t b, int64_t length) {
           for (int64_t i = 0; i < length; ++i) {
-            sum[b + i] = static_cast<T>(static_cast<Accumulator<T>>(sum[b + i]) + static_cast<Accumulator<T>>(x[a + i]));
+            sum[b + i] =
+                static_cast<T>(static_cast<Accumulator<T>>(sum[b + i]) + static_cast<Accumulator<T>>(x[a + i]));
           }
         });
       });
@@ -118,7 +121,9 @@ class Join final : public OpKind {
   Join(Dims shape, int dim, std::vector<int64_t> sizes) : shape_(shape), dim_(dim), sizes_(std::move(sizes)) {}
   std::string name() const override { return "join"; }
   std::string attributes() const override { return str_cat("dim=", dim_); }
-  Signature signature(const Operands&) const override { fail_check(__FILE__, __LINE__, "signature", "join infers itself"); }
+  Signature signature(const Operands&) const override {
+    fail_check(__FILE__, __LINE__, "signature", "join infers itself");
+  }
 
   std::vector<ValueInfo> infer(const Operands& operands, const Mesh& mesh) const override {
     const ValueInfo* first = nullptr;
@@ -205,7 +210,9 @@ Value contiguous(Trace& t, Value x) {
   return t.emit1(std::make_shared<Contiguous>(), {x});
 }
 
-void accumulate(Trace& t, Value x, Value state) { t.emit(std::make_shared<Accumulate>(), {x, state}); }
+void accumulate(Trace& t, Value x, Value state) {
+  t.emit(std::make_shared<Accumulate>(), {x, state});
+}
 
 Value concatenate(Trace& t, Value like, const std::vector<Value>& parts, int dim, const std::vector<int64_t>& sizes) {
   return t.emit1(std::make_shared<Join>(t.shape(like), dim, sizes), parts);

@@ -16,11 +16,12 @@ Value contiguous(Trace& t, Value x);
 /// state += x in place; types must be equal up to dtype (x may be a 16-bit gradient of an fp32 state).
 void accumulate(Trace& t, Value x, Value state);
 
-/// Joins parts along `dim` into one value of the type of `like`; absent parts are zeros. pack() makes the parts' producers
-/// write in place where they can.
+/// Joins parts along `dim` into one value of the type of `like`; absent parts are zeros. pack() makes the parts'
+/// producers write in place where they can.
 Value concatenate(Trace& t, Value like, const std::vector<Value>& parts, int dim, const std::vector<int64_t>& sizes);
 
-/// True for the kind that concatenate() emits; `offsets[i]` is then the begin of part i along the result's dimension `dim`.
+/// True for the kind that concatenate() emits; `offsets[i]` is then the begin of part i along the result's dimension
+/// `dim`.
 struct JoinInfo {
   int dim = 0;
   std::vector<int64_t> offsets;

@@ -37,7 +37,8 @@ Tensor Store::find(const std::string& name) const {
 
 Executor::Executor(Plan plan, Store& store, std::shared_ptr<Buffer> arena, Options options)
     : plan_(std::move(plan)), store_(store), options_(std::move(options)), arena_(std::move(arena)) {
-  MEGATRON_CHECK(arena_->bytes() >= plan_.arena_bytes(), "the arena is too small for program '" + plan_.program.name + "'");
+  MEGATRON_CHECK(arena_->bytes() >= plan_.arena_bytes(),
+                 "the arena is too small for program '" + plan_.program.name + "'");
   bound_.resize(static_cast<size_t>(plan_.options.slot_sets));
   for (const auto& [name, id] : plan_.program.by_name) {
     if (plan_.program.value(id).lifetime != Lifetime::kInput) store_.require(plan_.program, id);
@@ -64,7 +65,8 @@ Tensor Executor::bind(ValueId v, int slot_set) {
   std::byte* base = slot.region == Region::kPersistent
                         ? static_cast<std::byte*>(store_.require(plan_.program, root).data)
                         : region_base(slot.region, slot_set) + slot.offset;
-  return Tensor{base + info.storage.offset * size_of(info.dtype), info.dtype, plan_.program.local_shape(v), info.storage.strides};
+  return Tensor{base + info.storage.offset * size_of(info.dtype), info.dtype, plan_.program.local_shape(v),
+                info.storage.strides};
 }
 
 bool Executor::is_idle(const Op& op) const {

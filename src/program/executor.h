@@ -20,7 +20,8 @@ class Store {
  public:
   explicit Store(Device& device) : device_(device) {}
 
-  /// Memory for `id` of `program`; made (zeroed) at the first call. InternalError if the same name comes with another type.
+  /// Memory for `id` of `program`; made (zeroed) at the first call. InternalError if the same name comes with another
+  /// type.
   Tensor require(const Program& program, ValueId id);
   /// Absent tensor when there is none of that name.
   Tensor find(const std::string& name) const;
@@ -39,7 +40,7 @@ int64_t persistent_bytes(const Program& program, ValueId id);
 /// The first non-finite value of a run.
 struct NonFinite {
   std::string phase, scope, op, value;
-  int64_t index = -1;        ///< first bad element (row-major, local)
+  int64_t index = -1;         ///< first bad element (row-major, local)
   int64_t sample_index = -1;  ///< its sample within the micro-batch, or -1
   double bad = 0;
 };
@@ -93,8 +94,8 @@ class Executor {
   Observer observer_;
 };
 
-/// Runs F, B (and W) of one micro-batch and returns the first value that is not finite, if there is one. The plan should
-/// have been packed without reuse, so that nothing is overwritten before it is looked at.
+/// Runs F, B (and W) of one micro-batch and returns the first value that is not finite, if there is one. The plan
+/// should have been packed without reuse, so that nothing is overwritten before it is looked at.
 std::unique_ptr<NonFinite> find_non_finite(Executor& executor);
 
 }  // namespace megatron

@@ -34,7 +34,9 @@ Cost OpKind::cost(const RunContext& shapes) const {
   return cost;
 }
 
-int64_t OpKind::workspace(const RunContext&, DeviceKind) const { return 0; }
+int64_t OpKind::workspace(const RunContext&, DeviceKind) const {
+  return 0;
+}
 
 void OpKind::run_cpu(const RunContext&) const {
   throw DeviceError("operation '" + name() + "' has no CPU version; every operation must have one");
@@ -79,7 +81,8 @@ class LetterSizes {
 
 LetterSizes bind_letters(const Signature& signature, const Operands& operands) {
   if (operands.size() != signature.operands.size()) {
-    throw PlacementError{str_cat("takes ", signature.operands.size(), " operands, got ", operands.size()), "see the header"};
+    throw PlacementError{str_cat("takes ", signature.operands.size(), " operands, got ", operands.size()),
+                         "see the header"};
   }
   LetterSizes sizes;
   for (const auto& [letter, size] : signature.sizes) sizes.bind(letter, size, -1);
@@ -88,8 +91,9 @@ LetterSizes bind_letters(const Signature& signature, const Operands& operands) {
     const std::string& letters = signature.operands[i];
     const Dims& shape = operands[i]->shape;
     if (static_cast<int>(letters.size()) != shape.rank()) {
-      throw PlacementError{str_cat("operand ", i, " has rank ", shape.rank(), ", '", letters, "' wants ", letters.size()),
-                           "reshape the operand"};
+      throw PlacementError{
+          str_cat("operand ", i, " has rank ", shape.rank(), ", '", letters, "' wants ", letters.size()),
+          "reshape the operand"};
     }
     for (int d = 0; d < shape.rank(); ++d) sizes.bind(letters[static_cast<size_t>(d)], shape[d], static_cast<int>(i));
   }
@@ -114,8 +118,8 @@ std::vector<AxisPlacement> place_on_axis(const Signature& signature, const Opera
     if (!p.sharded()) continue;
     const char here = signature.operands[i][static_cast<size_t>(p.dim)];
     if (letter != 0 && letter != here) {
-      throw PlacementError{str_cat("operands ", sharded_operand, " and ", i, " are sharded on '", letter, "' and '", here,
-                                   "' over axis ", axis_name),
+      throw PlacementError{str_cat("operands ", sharded_operand, " and ", i, " are sharded on '", letter, "' and '",
+                                   here, "' over axis ", axis_name),
                            "gather one of them, or shard both on the same dimension"};
     }
     letter = here;
@@ -146,9 +150,9 @@ std::vector<AxisPlacement> place_on_axis(const Signature& signature, const Opera
   }
   if (partial.empty()) return placements;
   if (std::find(signature.linear.begin(), signature.linear.end(), partial) == signature.linear.end()) {
-    throw PlacementError{str_cat("operand ", partial[0], " is partial over ", axis_name,
-                                 " and the operation is not linear in it"),
-                         "all_reduce or reduce_scatter it first"};
+    throw PlacementError{
+        str_cat("operand ", partial[0], " is partial over ", axis_name, " and the operation is not linear in it"),
+        "all_reduce or reduce_scatter it first"};
   }
   for (AxisPlacement& p : placements) p = AxisPlacement::P();
   return placements;

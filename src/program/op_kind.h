@@ -46,16 +46,16 @@ struct Cost {
   double wire_bytes = 0;  ///< sent per rank
 };
 
-/// What a kernel gets. Tensors are local; an absent operand or an unread result has no data. Where accumulate[i] is set the
-/// kernel adds to result i (which holds the earlier value) instead of overwriting it.
+/// What a kernel gets. Tensors are local; an absent operand or an unread result has no data. Where accumulate[i] is set
+/// the kernel adds to result i (which holds the earlier value) instead of overwriting it.
 struct RunContext {
   std::span<const Tensor> operands, results;
   std::span<const uint8_t> accumulate;
   std::span<const Dims> operand_origins, result_origins;  ///< global index of each local tensor's first element
-  void* workspace = nullptr;  ///< as many bytes as workspace() said, aligned to 256
-  ThreadPool* pool = nullptr;  ///< CPU only
-  void* stream = nullptr;      ///< CUDA only: cudaStream_t
-  Comm* comm = nullptr;        ///< collectives only: of the kind's mesh axis
+  void* workspace = nullptr;                              ///< as many bytes as workspace() said, aligned to 256
+  ThreadPool* pool = nullptr;                             ///< CPU only
+  void* stream = nullptr;                                 ///< CUDA only: cudaStream_t
+  Comm* comm = nullptr;                                   ///< collectives only: of the kind's mesh axis
 
   const Tensor& in(int i) const { return operands[static_cast<size_t>(i)]; }
   const Tensor& out(int i) const { return results[static_cast<size_t>(i)]; }
@@ -103,10 +103,10 @@ class OpKind {
   virtual void run_cuda(const RunContext& context) const;
 };
 
-/// The placement rule of the design, per mesh axis: (a) sharded operands must all be sharded on one and the same letter,
-/// every operand that has the letter must be, and none may be partial: a result is S if it has the letter, else P; an
-/// error if the letter is `whole`; (b) nothing sharded: partial operands must be exactly one linear group, results P;
-/// (c) else R. Throws PlacementError with the reason.
+/// The placement rule of the design, per mesh axis: (a) sharded operands must all be sharded on one and the same
+/// letter, every operand that has the letter must be, and none may be partial: a result is S if it has the letter, else
+/// P; an error if the letter is `whole`; (b) nothing sharded: partial operands must be exactly one linear group,
+/// results P; (c) else R. Throws PlacementError with the reason.
 std::vector<ValueInfo> infer_by_signature(const Signature& signature, const Operands& operands, const Mesh& mesh);
 
 /// What inference throws; Trace::emit adds module, operands and origin.

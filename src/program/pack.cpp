@@ -131,7 +131,8 @@ class Packer {
     const ValueInfo joined = program_.value(op.results[0]);
     for (size_t i = 0; i < op.operands.size(); ++i) {
       if (op.operands[i] == kNone) continue;
-      redirect_part(op.operands[i], joined, joined.storage.offset + join_info.offsets[i] * joined.storage.strides[join_info.dim]);
+      redirect_part(op.operands[i], joined,
+                    joined.storage.offset + join_info.offsets[i] * joined.storage.strides[join_info.dim]);
     }
   }
 
@@ -213,9 +214,12 @@ class Packer {
   Region region_of(ValueId r) const {
     switch (program_.value(r).lifetime) {
       case Lifetime::kParameter:
-      case Lifetime::kState: return Region::kPersistent;
-      case Lifetime::kInput: return Region::kInput;
-      case Lifetime::kActivation: break;
+      case Lifetime::kState:
+        return Region::kPersistent;
+      case Lifetime::kInput:
+        return Region::kInput;
+      case Lifetime::kActivation:
+        break;
     }
     const Interval& l = life_[static_cast<size_t>(r)];
     const bool crosses = l.last == kForever || phase_of(l.first) != phase_of(l.last);
@@ -257,8 +261,8 @@ class Packer {
   Program& program_;
   std::vector<OpId> timeline_;
   std::array<int, kPhases> phase_begin_{};
-  std::vector<Interval> life_;              ///< per root
-  std::vector<int> reads_;                  ///< per root
+  std::vector<Interval> life_;                ///< per root
+  std::vector<int> reads_;                    ///< per root
   std::vector<std::vector<ValueId>> family_;  ///< values that lie in a root's memory
 };
 

@@ -1,5 +1,5 @@
-// The passes that turn a traced forward into a program that can run. Each takes a program and changes it; each ends with
-// verify().
+// The passes that turn a traced forward into a program that can run. Each takes a program and changes it; each ends
+// with verify().
 #pragma once
 
 #include <functional>
@@ -12,21 +12,20 @@
 namespace megatron {
 
 /// Adds the backward of program.losses in list B. Gradients of parameters become fp32 (fp64 for fp64) state named
-/// "gradient/<parameter>", accumulated by the operations that make them; gradients of values used several times are summed,
-/// inside the producing operation where its kind can.
+/// "gradient/<parameter>", accumulated by the operations that make them; gradients of values used several times are
+/// summed, inside the producing operation where its kind can.
 void differentiate(Program& program);
 
 /// Name of the gradient state of a parameter.
 std::string gradient_name(const std::string& parameter);
 
-/// Drops the values for which `drop` is true after the forward: their producers are emitted again in B, right before the
-/// first backward use. Operations that change state, or read state that the program changes, are never emitted again, and
-/// their results are kept.
-/// Returns the number of values dropped.
+/// Drops the values for which `drop` is true after the forward: their producers are emitted again in B, right before
+/// the first backward use. Operations that change state, or read state that the program changes, are never emitted
+/// again, and their results are kept. Returns the number of values dropped.
 int recompute(Program& program, const std::function<bool(const Program&, ValueId)>& drop);
 
-/// Moves operations that only make parameter gradients, and those that read what they make, from B to W (for schedules that
-/// fill bubbles with them).
+/// Moves operations that only make parameter gradients, and those that read what they make, from B to W (for schedules
+/// that fill bubbles with them).
 void move_weight_gradients(Program& program);
 
 /// Removes operations whose results nobody reads and that change no state; unread results of the others stay and are

@@ -34,16 +34,16 @@ struct PackOptions {
   DeviceKind device = DeviceKind::kCpu;
 };
 
-/// A program with its memory resolved. The storage of its values names final roots: views, joins, accumulation and in-place
-/// results are all merged.
+/// A program with its memory resolved. The storage of its values names final roots: views, joins, accumulation and
+/// in-place results are all merged.
 struct Plan {
   Program program;
   PackOptions options;
-  std::vector<Slot> slots;             ///< per value; valid for roots
-  std::vector<Slot> workspaces;        ///< per op; bytes == 0 when it needs none
-  std::vector<bool> unread;            ///< per value: passed to kernels as null
-  int64_t slot_bytes = 0;              ///< per slot set
-  int64_t input_bytes = 0;             ///< per slot set
+  std::vector<Slot> slots;       ///< per value; valid for roots
+  std::vector<Slot> workspaces;  ///< per op; bytes == 0 when it needs none
+  std::vector<bool> unread;      ///< per value: passed to kernels as null
+  int64_t slot_bytes = 0;        ///< per slot set
+  int64_t input_bytes = 0;       ///< per slot set
   int64_t transient_bytes = 0;
 
   /// Bytes of all arenas without persistent memory.
@@ -51,8 +51,8 @@ struct Plan {
   Cost cost(Phase phase) const;
 };
 
-/// Resolves memory. With one slot set F, B and W form one timeline and all values share one arena; with more, values that
-/// cross phases go to slot sets, the others to the transient arena.
+/// Resolves memory. With one slot set F, B and W form one timeline and all values share one arena; with more, values
+/// that cross phases go to slot sets, the others to the transient arena.
 Plan pack(Program program, const PackOptions& options = {});
 
 /// Local tensors of an operation without data, as kernels and cost functions see them.

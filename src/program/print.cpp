@@ -31,7 +31,8 @@ std::string print_program(const Program& program) {
                       op.recompute_of != kNone ? "  # recompute" : "", "\n");
     }
   }
-  for (const NamedValue& output : program.outputs) text += str_cat("output ", output.name, " = ", program.label(output.value), "\n");
+  for (const NamedValue& output : program.outputs)
+    text += str_cat("output ", output.name, " = ", program.label(output.value), "\n");
   return text;
 }
 

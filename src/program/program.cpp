@@ -6,9 +6,12 @@ namespace megatron {
 
 const char* name_of(Phase phase) {
   switch (phase) {
-    case Phase::kForward: return "F";
-    case Phase::kBackward: return "B";
-    case Phase::kWeightGradient: return "W";
+    case Phase::kForward:
+      return "F";
+    case Phase::kBackward:
+      return "B";
+    case Phase::kWeightGradient:
+      return "W";
   }
   return "?";
 }

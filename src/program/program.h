@@ -75,9 +75,9 @@ struct Op {
 /// How a parameter starts. Numbers are keyed by (seed, name, global element index): independent of the mesh.
 struct Init {
   enum class Kind : uint8_t { kConstant, kNormal, kXavierUniform } kind = Kind::kConstant;
-  double value = 0.0;             ///< constant, or standard deviation
+  double value = 0.0;               ///< constant, or standard deviation
   int64_t fan_in = 0, fan_out = 0;  ///< Xavier: U(-a, a) with a = sqrt(6 / (fan_in + fan_out))
-  int64_t valid_rows = -1;        ///< rows of dimension 0 from here on are zero (padding of the vocabulary)
+  int64_t valid_rows = -1;          ///< rows of dimension 0 from here on are zero (padding of the vocabulary)
 
   static Init constant(double value) { return {Kind::kConstant, value, 0, 0, -1}; }
   static Init normal(double deviation) { return {Kind::kNormal, deviation, 0, 0, -1}; }
@@ -108,7 +108,7 @@ struct Program {
   std::array<std::vector<OpId>, kPhases> lists;
   std::vector<ParameterInfo> parameters;
   std::vector<Loss> losses;
-  std::vector<NamedValue> outputs;  ///< kept until the slot set is used again, readable by the host
+  std::vector<NamedValue> outputs;         ///< kept until the slot set is used again, readable by the host
   std::map<std::string, ValueId> by_name;  ///< parameters, states and inputs
 
   const ValueInfo& value(ValueId id) const { return values[static_cast<size_t>(id)]; }

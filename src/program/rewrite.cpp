@@ -10,7 +10,9 @@
 namespace megatron {
 namespace {
 
-bool persistent(const ValueInfo& v) { return v.lifetime == Lifetime::kState || v.lifetime == Lifetime::kParameter; }
+bool persistent(const ValueInfo& v) {
+  return v.lifetime == Lifetime::kState || v.lifetime == Lifetime::kParameter;
+}
 
 }  // namespace
 
@@ -187,11 +189,13 @@ void verify_op(const Program& program, OpId id, std::vector<bool>& made) {
     operands.push_back(v == kNone ? nullptr : &program.value(v));
     if (v == kNone) continue;
     const bool ready = program.value(v).producer == kNone || made[static_cast<size_t>(v)];
-    MEGATRON_CHECK(ready, str_cat("'", op.scope, "': ", op.kind->name(), " reads ", program.label(v), " before it is made"));
+    MEGATRON_CHECK(ready,
+                   str_cat("'", op.scope, "': ", op.kind->name(), " reads ", program.label(v), " before it is made"));
   }
   for (ValueId v : op.accumulate) {
     const bool ready = v == kNone || program.value(v).producer == kNone || made[static_cast<size_t>(v)];
-    MEGATRON_CHECK(ready, str_cat("'", op.scope, "': ", op.kind->name(), " adds to ", program.label(v), " before it is made"));
+    MEGATRON_CHECK(ready,
+                   str_cat("'", op.scope, "': ", op.kind->name(), " adds to ", program.label(v), " before it is made"));
   }
   std::vector<ValueInfo> inferred;
   try {
@@ -202,7 +206,8 @@ void verify_op(const Program& program, OpId id, std::vector<bool>& made) {
   MEGATRON_CHECK(inferred.size() == op.results.size(), op.kind->name() + ": number of results changed");
   for (size_t i = 0; i < inferred.size(); ++i) {
     const ValueInfo& v = program.value(op.results[i]);
-    const bool same = v.dtype == inferred[i].dtype && v.shape == inferred[i].shape && v.placement == inferred[i].placement;
+    const bool same =
+        v.dtype == inferred[i].dtype && v.shape == inferred[i].shape && v.placement == inferred[i].placement;
     MEGATRON_CHECK(same, str_cat("'", op.scope, "': ", op.kind->name(), ": result ", i, " is recorded as ",
                                  program.type_text(op.results[i]), " but inferred otherwise"));
     made[static_cast<size_t>(op.results[i])] = true;

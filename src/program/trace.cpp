@@ -83,7 +83,8 @@ Value Trace::state(const std::string& name, DType dtype, const Dims& shape, cons
   return declare(info);
 }
 
-Value Trace::input(const std::string& name, DType dtype, const Dims& shape, const Placement& placement, int sample_dim) {
+Value Trace::input(const std::string& name, DType dtype, const Dims& shape, const Placement& placement,
+                   int sample_dim) {
   ValueInfo info;
   info.name = name;
   info.dtype = dtype;
@@ -121,7 +122,8 @@ std::vector<Value> Trace::emit(std::shared_ptr<const OpKind> kind, const std::ve
     if (any_partial(info.placement)) {
       info.partial_origin = op_id;
       for (Value v : operands) {  // keep the first op that made it partial
-        if (v && program_.value(v.id).partial_origin != kNone) info.partial_origin = program_.value(v.id).partial_origin;
+        if (v && program_.value(v.id).partial_origin != kNone)
+          info.partial_origin = program_.value(v.id).partial_origin;
       }
     }
     program_.values.push_back(info);
@@ -149,11 +151,12 @@ void Trace::accumulate_into(Value v, Value state) {
     MEGATRON_CHECK(op.kind->accumulates(static_cast<int>(i)), op.kind->name() + " cannot accumulate this result");
     MEGATRON_CHECK(op.accumulate[i] == kNone, op.kind->name() + " accumulates already");
     const ValueInfo& target = info(state);
-    MEGATRON_CHECK(target.dtype == value.dtype && target.shape == value.shape,
-                   "accumulation of " + program_.type_text(v.id) + " into " + target.name + " " + program_.type_text(state.id));
+    MEGATRON_CHECK(
+        target.dtype == value.dtype && target.shape == value.shape,
+        "accumulation of " + program_.type_text(v.id) + " into " + target.name + " " + program_.type_text(state.id));
     MEGATRON_CHECK(target.placement == value.placement,
-                   str_cat("'", op.scope, "': ", op.kind->name(), " makes a ", program_.type_text(v.id), " but '", target.name,
-                           "' is ", program_.type_text(state.id)));
+                   str_cat("'", op.scope, "': ", op.kind->name(), " makes a ", program_.type_text(v.id), " but '",
+                           target.name, "' is ", program_.type_text(state.id)));
     op.accumulate[i] = state.id;
     if (target.lifetime == Lifetime::kState) program_.value(v.id).storage = target.storage;
     return;
@@ -163,11 +166,17 @@ void Trace::accumulate_into(Value v, Value state) {
 BackwardContext::BackwardContext(Trace& trace, OpId op, std::vector<Value> result_gradients)
     : trace_(trace), op_(op), result_gradients_(std::move(result_gradients)) {}
 
-Value BackwardContext::operand(int i) const { return {trace_.program().op(op_).operands[static_cast<size_t>(i)]}; }
+Value BackwardContext::operand(int i) const {
+  return {trace_.program().op(op_).operands[static_cast<size_t>(i)]};
+}
 
-Value BackwardContext::result(int i) const { return {trace_.program().op(op_).results[static_cast<size_t>(i)]}; }
+Value BackwardContext::result(int i) const {
+  return {trace_.program().op(op_).results[static_cast<size_t>(i)]};
+}
 
-bool BackwardContext::wants(int i) const { return wanted_[static_cast<size_t>(i)]; }
+bool BackwardContext::wants(int i) const {
+  return wanted_[static_cast<size_t>(i)];
+}
 
 void BackwardContext::set(int i, Value gradient) {
   const Value target = operand(i);

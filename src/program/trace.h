@@ -27,12 +27,13 @@ class Trace {
 
   /// Declares persistent or host-written values. A second declaration of one name returns the first value and checks
   /// that the type is the same (tied embeddings, sums used by several modules).
-  Value parameter(const std::string& name, DType dtype, const Dims& shape, const Placement& placement, const Init& init);
+  Value parameter(const std::string& name, DType dtype, const Dims& shape, const Placement& placement,
+                  const Init& init);
   Value state(const std::string& name, DType dtype, const Dims& shape, const Placement& placement);
   Value input(const std::string& name, DType dtype, const Dims& shape, const Placement& placement, int sample_dim = -1);
 
-  /// Appends one operation and returns its results. Throws InternalError naming module, operands with placements, the op
-  /// that made a value partial, and the remedy, when the operands do not fit.
+  /// Appends one operation and returns its results. Throws InternalError naming module, operands with placements, the
+  /// op that made a value partial, and the remedy, when the operands do not fit.
   std::vector<Value> emit(std::shared_ptr<const OpKind> kind, const std::vector<Value>& operands);
   /// The same for kinds whose first result is what callers want.
   Value emit1(std::shared_ptr<const OpKind> kind, const std::vector<Value>& operands) {
@@ -79,7 +80,8 @@ class Trace {
   std::string scope_;
 };
 
-/// What OpKind::backward works with: the operands and results of the forward operation and the gradients of its results.
+/// What OpKind::backward works with: the operands and results of the forward operation and the gradients of its
+/// results.
 class BackwardContext {
  public:
   BackwardContext(Trace& trace, OpId op, std::vector<Value> result_gradients);

@@ -32,7 +32,8 @@ std::vector<DimGroup> match_dims(const Dims& from, const Dims& to) {
       } else if (i < from.rank()) {
         a *= from[i++];
       } else {
-        throw PlacementError{str_cat("cannot reshape ", to_string(from), " to ", to_string(to)), "keep the number of elements"};
+        throw PlacementError{str_cat("cannot reshape ", to_string(from), " to ", to_string(to)),
+                             "keep the number of elements"};
       }
     }
     // Trailing sizes of 1 belong to the group before them.
@@ -55,7 +56,9 @@ class Reshape final : public OpKind {
   std::string name() const override { return "reshape"; }
   std::string attributes() const override { return to_string(shape_); }
   bool is_view() const override { return true; }
-  Signature signature(const Operands&) const override { fail_check(__FILE__, __LINE__, "signature", "views have none"); }
+  Signature signature(const Operands&) const override {
+    fail_check(__FILE__, __LINE__, "signature", "views have none");
+  }
 
   std::vector<ValueInfo> infer(const Operands& operands, const Mesh& mesh) const override {
     const ValueInfo& x = *operands[0];
@@ -74,7 +77,8 @@ class Reshape final : public OpKind {
     }
     for (const DimGroup& g : groups) check_blocks(x, y.placement, g, mesh);
     for (const DimGroup& g : groups) {
-      if (x.sample_dim == g.old_begin && g.old_end == g.old_begin + 1 && g.new_end == g.new_begin + 1) y.sample_dim = g.new_begin;
+      if (x.sample_dim == g.old_begin && g.old_end == g.old_begin + 1 && g.new_end == g.new_begin + 1)
+        y.sample_dim = g.new_begin;
     }
     y.storage = x.storage;
     y.storage.strides = reshaped_strides(local_box(x.shape, x.placement, mesh).extent, x.storage.strides,
@@ -147,17 +151,21 @@ class Split final : public OpKind {
     return str_cat("dim=", dim_, " sizes=", join(parts, "+"));
   }
   bool is_view() const override { return true; }
-  Signature signature(const Operands&) const override { fail_check(__FILE__, __LINE__, "signature", "views have none"); }
+  Signature signature(const Operands&) const override {
+    fail_check(__FILE__, __LINE__, "signature", "views have none");
+  }
 
   std::vector<ValueInfo> infer(const Operands& operands, const Mesh&) const override {
     const ValueInfo& x = *operands[0];
     const int64_t total = std::accumulate(sizes_.begin(), sizes_.end(), int64_t{0});
     if (dim_ < 0 || dim_ >= x.shape.rank() || total != x.shape[dim_]) {
-      throw PlacementError{str_cat("parts of dimension ", dim_, " add up to ", total, ", the value is ", to_string(x.shape)),
-                           "give sizes that add up"};
+      throw PlacementError{
+          str_cat("parts of dimension ", dim_, " add up to ", total, ", the value is ", to_string(x.shape)),
+          "give sizes that add up"};
     }
     for (const AxisPlacement& p : x.placement) {
-      if (p.sharded() && p.dim == dim_) throw PlacementError{"the split dimension is sharded", "split another dimension, or gather first"};
+      if (p.sharded() && p.dim == dim_)
+        throw PlacementError{"the split dimension is sharded", "split another dimension, or gather first"};
     }
     std::vector<ValueInfo> parts;
     int64_t begin = 0;

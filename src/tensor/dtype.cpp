@@ -10,25 +10,36 @@ namespace megatron {
 int64_t size_of(DType dtype) {
   switch (dtype) {
     case DType::kF64:
-    case DType::kI64: return 8;
+    case DType::kI64:
+      return 8;
     case DType::kF32:
-    case DType::kI32: return 4;
+    case DType::kI32:
+      return 4;
     case DType::kBF16:
-    case DType::kF16: return 2;
-    case DType::kU8: return 1;
+    case DType::kF16:
+      return 2;
+    case DType::kU8:
+      return 1;
   }
   fail_dtype("size_of", dtype);
 }
 
 std::string_view name_of(DType dtype) {
   switch (dtype) {
-    case DType::kF64: return "fp64";
-    case DType::kF32: return "fp32";
-    case DType::kBF16: return "bf16";
-    case DType::kF16: return "fp16";
-    case DType::kI64: return "int64";
-    case DType::kI32: return "int32";
-    case DType::kU8: return "uint8";
+    case DType::kF64:
+      return "fp64";
+    case DType::kF32:
+      return "fp32";
+    case DType::kBF16:
+      return "bf16";
+    case DType::kF16:
+      return "fp16";
+    case DType::kI64:
+      return "int64";
+    case DType::kI32:
+      return "int32";
+    case DType::kU8:
+      return "uint8";
   }
   return "?";
 }
@@ -37,7 +48,8 @@ DType parse_dtype(std::string_view name) {
   for (DType dtype : {DType::kF64, DType::kF32, DType::kBF16, DType::kF16, DType::kI64, DType::kI32, DType::kU8}) {
     if (name_of(dtype) == name) return dtype;
   }
-  throw UsageError("unknown element type '" + std::string(name) + "': use fp64, fp32, bf16, fp16, int64, int32 or uint8");
+  throw UsageError("unknown element type '" + std::string(name) +
+                   "': use fp64, fp32, bf16, fp16, int64, int32 or uint8");
 }
 
 void fail_dtype(const char* what, DType dtype) {

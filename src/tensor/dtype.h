@@ -15,9 +15,13 @@ int64_t size_of(DType dtype);
 std::string_view name_of(DType dtype);
 /// Inverse of name_of; throws UsageError for an unknown name.
 DType parse_dtype(std::string_view name);
-constexpr bool is_floating(DType dtype) { return dtype <= DType::kF16; }
+constexpr bool is_floating(DType dtype) {
+  return dtype <= DType::kF16;
+}
 /// The type in which sums over values of `dtype` are kept: fp64 for fp64, else fp32.
-constexpr DType accumulation_dtype(DType dtype) { return dtype == DType::kF64 ? DType::kF64 : DType::kF32; }
+constexpr DType accumulation_dtype(DType dtype) {
+  return dtype == DType::kF64 ? DType::kF64 : DType::kF32;
+}
 
 /// bfloat16 storage; conversion from float rounds to nearest even and keeps NaN.
 struct BFloat16 {
@@ -84,11 +88,16 @@ using Accumulator = typename dtype_of<T>::Accumulator;
 template <typename Body>
 decltype(auto) dispatch_floating(const char* what, DType dtype, Body&& body) {
   switch (dtype) {
-    case DType::kF64: return body(double{});
-    case DType::kF32: return body(float{});
-    case DType::kBF16: return body(BFloat16{});
-    case DType::kF16: return body(Float16{});
-    default: fail_dtype(what, dtype);
+    case DType::kF64:
+      return body(double{});
+    case DType::kF32:
+      return body(float{});
+    case DType::kBF16:
+      return body(BFloat16{});
+    case DType::kF16:
+      return body(Float16{});
+    default:
+      fail_dtype(what, dtype);
   }
 }
 

@@ -41,7 +41,8 @@ namespace {
 std::map<std::string, std::string> tokenizer_files(const TokenizerSpec& spec) {
   std::map<std::string, std::string> files;
   if (spec.tokenizer_type == "HuggingFaceTokenizer") {
-    const std::string path = directory_exists(spec.tokenizer_model) ? path_join(spec.tokenizer_model, "tokenizer.json") : spec.tokenizer_model;
+    const std::string path = directory_exists(spec.tokenizer_model) ? path_join(spec.tokenizer_model, "tokenizer.json")
+                                                                    : spec.tokenizer_model;
     files["tokenizer.json"] = read_file(path);
   } else if (spec.tokenizer_type == "GPT2BPETokenizer") {
     files["vocab.json"] = read_file(spec.vocab_file);

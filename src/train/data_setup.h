@@ -14,7 +14,7 @@ namespace megatron {
 
 struct RunData {
   std::shared_ptr<const Tokenizer> tokenizer;
-  std::string tokenizer_fingerprint;  ///< hexadecimal
+  std::string tokenizer_fingerprint;                   ///< hexadecimal
   std::map<std::string, std::string> tokenizer_files;  ///< name in the checkpoint -> text: what generate needs
   int64_t vocab_size = 0;
   DataSplits splits;
@@ -27,7 +27,8 @@ TokenizerSpec tokenizer_spec(const Config& config);
 /// Opens everything; DataError or UsageError with file and remedy.
 RunData open_data(const Config& config);
 
-/// Number of ids: model.vocab_size when it is set, else the tokenizer's. UsageError when the tokenizer has more ids than the model.
+/// Number of ids: model.vocab_size when it is set, else the tokenizer's. UsageError when the tokenizer has more ids
+/// than the model.
 int64_t true_vocab_size(const Config& config, const Tokenizer& tokenizer);
 
 /// "0123456789abcdef".

@@ -60,7 +60,9 @@ TrainEngine::TrainEngine(const Config& config, TrainPrograms programs)
   update_ = make(programs_.update);
 }
 
-void TrainEngine::begin_step() { begin_->run(Phase::kForward); }
+void TrainEngine::begin_step() {
+  begin_->run(Phase::kForward);
+}
 
 void TrainEngine::write_batch(Executor& executor, const Batch& batch, double seed, int64_t step) {
   write_array(executor, inputs::kTokens, batch.tokens);
@@ -114,8 +116,8 @@ std::string TrainEngine::locate_non_finite(const Batch& batch, double seed, int6
   write_batch(executor, batch, seed, step);
   const std::unique_ptr<NonFinite> found = find_non_finite(executor);
   if (!found) return "";
-  std::string text = str_cat(found->bad, " in ", found->scope, ", phase ", found->phase, ", operation ", found->op, ", value ",
-                             found->value, ", element ", found->index);
+  std::string text = str_cat(found->bad, " in ", found->scope, ", phase ", found->phase, ", operation ", found->op,
+                             ", value ", found->value, ", element ", found->index);
   if (found->sample_index >= 0) {
     text += str_cat(", sample ", batch.sample_ids[static_cast<size_t>(found->sample_index)]);
   } else {

@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/philox.h"
 #include "base/strings.h"
+#include "checkpoint/model_tensors.h"
 #include "optim/update_program.h"
 #include "tensor/host_copy.h"
 
@@ -14,8 +15,10 @@ namespace {
 double initial_value(const Init& init, uint64_t key, int64_t index, int64_t row) {
   if (init.valid_rows >= 0 && row >= init.valid_rows) return 0.0;
   switch (init.kind) {
-    case Init::Kind::kConstant: return init.value;
-    case Init::Kind::kNormal: return init.value * philox_normal(key, static_cast<uint64_t>(index));
+    case Init::Kind::kConstant:
+      return init.value;
+    case Init::Kind::kNormal:
+      return init.value * philox_normal(key, static_cast<uint64_t>(index));
     case Init::Kind::kXavierUniform: {
       const double bound = std::sqrt(6.0 / static_cast<double>(init.fan_in + init.fan_out));
       return bound * (2.0 * philox_uniform(key, static_cast<uint64_t>(index)) - 1.0);
@@ -63,8 +66,6 @@ void copy_to_master(Device& device, const Tensor& from, const Tensor& master) {
   });
 }
 
-std::vector<int64_t> to_vector(const Dims& dims) { return {dims.begin(), dims.end()}; }
-
 struct StateTensor {
   TensorRecord record;
   Tensor tensor;
@@ -72,17 +73,17 @@ struct StateTensor {
 
 std::vector<StateTensor> state_tensors(const Program& program, const Store& store, bool optimizer) {
   std::vector<StateTensor> all;
-  const auto add = [&](const std::string& name, StateKind kind) {
+  const auto add = [&](const std::string& name, StateKind kind, const Init& init) {
     const Tensor tensor = store.find(name);
-    if (tensor) all.push_back({{name, kind, tensor.dtype, to_vector(tensor.shape)}, tensor});
+    if (tensor) all.push_back({stored_record(name, kind, tensor.dtype, tensor.shape, init), stored_rows(tensor, init)});
   };
-  for (const ParameterInfo& p : program.parameters) add(program.value(p.value).name, StateKind::kParameter);
+  for (const ParameterInfo& p : program.parameters) add(program.value(p.value).name, StateKind::kParameter, p.init);
   if (!optimizer) return all;
   for (const ParameterInfo& p : program.parameters) {
     const std::string& name = program.value(p.value).name;
     for (const std::string& state : {optimizer_state::master(name), optimizer_state::exp_avg(name),
                                      optimizer_state::exp_avg_sq(name), optimizer_state::momentum(name)}) {
-      add(state, StateKind::kOptimizer);
+      add(state, StateKind::kOptimizer, p.init);
     }
   }
   return all;

@@ -32,11 +32,12 @@ bool in_module(const std::string& scope, const std::string& module) {
   if (module == "core_attn") return ends_with(scope, ".core_attention");
   if (module == "layernorm") return ends_with(scope, "layernorm");
   if (module == "mlp") return ends_with(scope, ".mlp");
-  throw UsageError("training.recompute_modules: '" + module + "' is not a module of this model; use core_attn, layernorm or mlp");
+  throw UsageError("training.recompute_modules: '" + module +
+                   "' is not a module of this model; use core_attn, layernorm or mlp");
 }
 
-/// Values of a layer that full recomputation drops: uniform keeps the input of every chunk of N layers, block recomputes the
-/// first N layers only, each from its input.
+/// Values of a layer that full recomputation drops: uniform keeps the input of every chunk of N layers, block
+/// recomputes the first N layers only, each from its input.
 bool dropped_by_full(const TrainingConfig& training, const Program& program, ValueId v) {
   const int64_t layer = layer_of(program.op(program.value(v).producer).scope);
   if (layer < 0) return false;
@@ -120,7 +121,8 @@ int64_t saved_bytes(const Plan& plan) {
   for (OpId id : plan.program.list(Phase::kBackward)) {
     const Op& op = plan.program.op(id);
     for (ValueId v : op.operands) {
-      if (v != kNone && made.count(plan.program.value(v).storage.root) > 0) saved.insert(plan.program.value(v).storage.root);
+      if (v != kNone && made.count(plan.program.value(v).storage.root) > 0)
+        saved.insert(plan.program.value(v).storage.root);
     }
   }
   int64_t bytes = 0;
@@ -170,7 +172,8 @@ std::string memory_line(const std::string& what, int64_t bytes, const std::strin
 
 }  // namespace
 
-std::string describe_plan(const Config& config, const TrainPrograms& programs, const std::vector<std::string>& decisions) {
+std::string describe_plan(const Config& config, const TrainPrograms& programs,
+                          const std::vector<std::string>& decisions) {
   const ModelSpec& spec = programs.spec;
   const MemoryReport memory = memory_report(programs);
   const TrainingConfig& training = config.training;
@@ -178,24 +181,25 @@ std::string describe_plan(const Config& config, const TrainPrograms& programs, c
   const int64_t tokens = training.global_batch_size * spec.seq_length;
   const double flops = flops_per_token(spec);
   std::string text;
-  text += str_cat("model        ", config.model.family, ", ", spec.layers.size(), " layers, hidden ", spec.hidden_size, ", ",
-                  format_count(parameters), " parameters (", static_cast<int64_t>(parameters), ")\n");
+  text += str_cat("model        ", config.model.family, ", ", spec.layers.size(), " layers, hidden ", spec.hidden_size,
+                  ", ", format_count(parameters), " parameters (", static_cast<int64_t>(parameters), ")\n");
   text += str_cat("vocabulary   ", spec.vocab_size, " ids, padded to ", spec.padded_vocab_size, " rows\n");
   text += str_cat("step         ", training.global_batch_size, " x ", spec.seq_length, " = ", tokens, " tokens in ",
                   div_exact(training.global_batch_size, training.micro_batch_size), " micro-batches of ",
                   training.micro_batch_size, "\n");
-  text += str_cat("precision    ", name_of(spec.dtype), " parameters and activations, ", name_of(accumulation_dtype(spec.dtype)),
-                  " gradients and optimizer state\n");
-  text += str_cat("FLOPs        ", format_count(flops), " per token, ", format_count(flops * static_cast<double>(tokens)),
-                  " per step (forward and backward)\n");
+  text += str_cat("precision    ", name_of(spec.dtype), " parameters and activations, ",
+                  name_of(accumulation_dtype(spec.dtype)), " gradients and optimizer state\n");
+  text += str_cat("FLOPs        ", format_count(flops), " per token, ",
+                  format_count(flops * static_cast<double>(tokens)), " per step (forward and backward)\n");
   text += "memory\n";
   text += memory_line("parameters", memory.parameters);
   text += memory_line("fp32 master copy", memory.master);
   text += memory_line("gradients", memory.gradients);
   text += memory_line("optimizer state", memory.optimizer);
   text += memory_line("other state", memory.other_state);
-  text += memory_line("arena", memory.arena,
-                      "of which " + format_bytes(static_cast<double>(memory.activations_saved)) + " kept for the backward");
+  text +=
+      memory_line("arena", memory.arena,
+                  "of which " + format_bytes(static_cast<double>(memory.activations_saved)) + " kept for the backward");
   text += memory_line("total", memory.allocated(), str_cat(memory.allocated(), " bytes"));
   text += "decisions\n";
   for (const std::string& decision : decisions) text += "  " + decision + "\n";

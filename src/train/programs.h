@@ -36,13 +36,14 @@ Program make_loss_program(const Config& config, const ModelSpec& spec, const Par
 /// Memory of one rank by purpose, in bytes. `allocated()` is what the run takes from the device.
 struct MemoryReport {
   int64_t parameters = 0, master = 0, gradients = 0, optimizer = 0, other_state = 0;
-  int64_t arena = 0;           ///< activations, temporary values, inputs; shared by all programs
+  int64_t arena = 0;              ///< activations, temporary values, inputs; shared by all programs
   int64_t activations_saved = 0;  ///< part of the arena alive at the end of the forward
   int64_t allocated() const { return parameters + master + gradients + optimizer + other_state + arena; }
 };
 MemoryReport memory_report(const TrainPrograms& programs);
 
 /// What `megatron plan` prints: model, memory, FLOPs, decisions.
-std::string describe_plan(const Config& config, const TrainPrograms& programs, const std::vector<std::string>& decisions);
+std::string describe_plan(const Config& config, const TrainPrograms& programs,
+                          const std::vector<std::string>& decisions);
 
 }  // namespace megatron

@@ -15,16 +15,26 @@ struct Source {
   bool own = false;  ///< from checkpoint.save: this run goes on
 };
 
-std::optional<Source> find_checkpoint(const CheckpointConfig& config) {
-  const bool own_first = config.save != config.load && !config.ckpt_step;
+std::optional<Source> find_checkpoint(const CheckpointConfig& config, bool finetune) {
+  const bool own_first = config.save != config.load;  // ckpt_step is a step of `load`
   if (own_first) {
     if (auto reader = CheckpointReader::open_latest(config.save)) return Source{std::move(*reader), true};
   }
-  if (config.load.empty()) return std::nullopt;
+  if (config.load.empty()) {
+    if (finetune)
+      throw UsageError("checkpoint.load: finetuning starts from the weights of a checkpoint; name its folder");
+    return std::nullopt;
+  }
   const bool own = config.load == config.save;
+  if (own && finetune) {
+    throw UsageError(
+        "checkpoint.save is checkpoint.load: finetuning would continue that run or write over it; give another "
+        "checkpoint.save or run.dir");
+  }
   if (config.ckpt_step) return Source{CheckpointReader::open(config.load, *config.ckpt_step), own};
   if (auto reader = CheckpointReader::open_latest(config.load)) return Source{std::move(*reader), own};
   const std::string text = str_cat("checkpoint.load: ", config.load, " holds no checkpoint");
+  if (finetune) throw DataError(text + " to finetune from; give a folder that holds iter_* folders");
   if (config.exit_on_missing_checkpoint) {
     throw DataError(text + " and exit_on_missing_checkpoint is set; give a folder that holds iter_* folders");
   }
@@ -40,7 +50,8 @@ void check_changes(const Config& saved, const Config& now, const std::string& fo
   for (const ConfigChange& change : changes) {
     if (change.kind == ChangeKind::kRefused) {
       throw UsageError(str_cat("cannot resume from ", folder, " with these settings:\n", text,
-                               "\nset the refused keys back, use another run.dir, or start from the weights alone with checkpoint.finetune: true"));
+                               "\nset the refused keys back, use another run.dir, or start from the weights alone with "
+                               "checkpoint.finetune: true"));
     }
   }
   log_info("settings that changed since " + folder + ":\n" + text);
@@ -48,16 +59,19 @@ void check_changes(const Config& saved, const Config& now, const std::string& fo
 
 }  // namespace
 
-std::optional<Resumed> resume(const ResumeOptions& options, const Program& program, Store& store, const Schedule& configured) {
+std::optional<Resumed> resume(const ResumeOptions& options, const Program& program, Store& store,
+                              const Schedule& configured) {
   const Config& config = options.config;
-  const std::optional<Source> source = find_checkpoint(config.checkpoint);
+  const std::optional<Source> source = find_checkpoint(config.checkpoint, options.finetune);
   if (!source) return std::nullopt;
   const CheckpointReader& reader = source->reader;
   const bool weights_only = options.finetune && !source->own;
   const std::string& tokenizer = reader.manifest().tokenizer;
   if (!tokenizer.empty() && tokenizer != options.tokenizer_fingerprint) {
-    throw DataError(str_cat(reader.folder(), "/manifest.json: the checkpoint was trained with another tokenizer (fingerprint ", tokenizer,
-                            ", the configured one has ", options.tokenizer_fingerprint, "); set data.tokenizer_model to the one it was trained with"));
+    throw DataError(str_cat(reader.folder(),
+                            "/manifest.json: the checkpoint was trained with another tokenizer (fingerprint ",
+                            tokenizer, ", the configured one has ", options.tokenizer_fingerprint,
+                            "); set data.tokenizer_model to the one it was trained with"));
   }
   const Config saved = load_config_text(reader.read_text("resolved.yaml"), reader.folder() + "/resolved.yaml").config;
   if (!weights_only) check_changes(saved, config, reader.folder());
@@ -75,8 +89,9 @@ std::optional<Resumed> resume(const ResumeOptions& options, const Program& progr
                                      config.optimizer.override_opt_param_scheduler,
                                      config.optimizer.use_checkpoint_opt_param_scheduler);
   if (!optimizer) resumed.progress.updates = 0;
-  log_info(str_cat("resumed from ", reader.folder(), ": iteration ", resumed.progress.iteration, ", ", resumed.progress.consumed_samples,
-                   " samples consumed", optimizer ? "" : ", optimizer state not loaded"));
+  log_info(str_cat("resumed from ", reader.folder(), ": iteration ", resumed.progress.iteration, ", ",
+                   resumed.progress.consumed_samples, " samples consumed",
+                   optimizer ? "" : ", optimizer state not loaded"));
   return resumed;
 }
 

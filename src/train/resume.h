@@ -23,9 +23,10 @@ struct Resumed {
   Schedule schedule;  ///< that the run goes on with
 };
 
-/// Looks for a checkpoint: in checkpoint.save first (the run's own, so that the same command goes on), then in checkpoint.load. Loads
-/// it into `store`, prints what changed in the configuration since, refuses (UsageError) what may not change. Nothing found: nullopt
-/// with a line that says so, or DataError with exit_on_missing_checkpoint.
-std::optional<Resumed> resume(const ResumeOptions& options, const Program& program, Store& store, const Schedule& configured);
+/// Looks for a checkpoint: in checkpoint.save first (the run's own, so that the same command goes on), then in
+/// checkpoint.load. Loads it into `store`, prints what changed in the configuration since, refuses (UsageError) what
+/// may not change. Nothing found: nullopt with a line that says so, or DataError with exit_on_missing_checkpoint.
+std::optional<Resumed> resume(const ResumeOptions& options, const Program& program, Store& store,
+                              const Schedule& configured);
 
 }  // namespace megatron

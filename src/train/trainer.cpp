@@ -30,12 +30,18 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
 
 class Trainer {
  public:
   Trainer(const LoadedConfig& loaded, const TrainOptions& options, RunFolder& folder, ExitStatus& status)
-      : config_(loaded.config), options_(options), folder_(folder), status_(status), signals_(folder.exit_status_path(), abort_report()) {
+      : config_(loaded.config),
+        options_(options),
+        folder_(folder),
+        status_(status),
+        signals_(folder.exit_status_path(), abort_report()) {
     decisions_ = loaded.decisions;
   }
 
@@ -66,7 +72,8 @@ class Trainer {
     folder_.describe(to_yaml(config_), plan, environment_report({{"megatron version", kVersion}}), options_.arguments);
     log_info("plan of this run (also in " + folder_.path("plan.txt") + ")\n" + plan);
     engine_ = std::make_unique<TrainEngine>(config_, std::move(programs));
-    initialize_parameters(engine_->train_program(), engine_->store(), static_cast<uint64_t>(config_.run.seed), engine_->pool());
+    initialize_parameters(engine_->train_program(), engine_->store(), static_cast<uint64_t>(config_.run.seed),
+                          engine_->pool());
     open_sinks();
     StoreOptions store;
     store.most_recent_k = config_.checkpoint.most_recent_k.value_or(0);
@@ -78,9 +85,10 @@ class Trainer {
   void open_sinks() {
     sinks_.push_back(std::make_unique<JsonLinesSink>(folder_.metrics_path()));
     if (config_.logging.tensorboard) {
-      const TensorBoardFile file{config_.logging.tensorboard_dir,
-                                 std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count(),
-                                 host_name(), static_cast<int64_t>(getpid())};
+      const TensorBoardFile file{
+          config_.logging.tensorboard_dir,
+          std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count(),
+          host_name(), static_cast<int64_t>(getpid())};
       sinks_.push_back(std::make_unique<TensorBoardSink>(file, config_.logging.tensorboard_log_interval));
     }
     StatusLineOptions line;
@@ -105,7 +113,8 @@ class Trainer {
   ExitCode loop() {
     loader_ = std::make_unique<BatchLoader>(
         data_.splits.train, data_.batch_options, data_parallel_share(config_.training.micro_batch_size, 0, 1),
-        progress_.consumed_samples, static_cast<int>(std::max<int64_t>(1, config_.data.num_workers)) * static_cast<int>(micro_batches()));
+        progress_.consumed_samples,
+        static_cast<int>(std::max<int64_t>(1, config_.data.num_workers)) * static_cast<int>(micro_batches()));
     if (progress_.iteration == 0 || config_.training.skip_train) report_evaluation_only(evaluations());
     while (!config_.training.skip_train && progress_.iteration < total_) {
       status_.phase = "train";
@@ -118,19 +127,22 @@ class Trainer {
       const bool due = config_.checkpoint.save_interval && progress_.iteration % *config_.checkpoint.save_interval == 0;
       if (due) save();
       if (progress_.iteration == total_) break;
-      const StopRequest request =
-          stop_request({config_.run.exit_interval, config_.run.exit_duration_in_mins}, progress_.iteration, seconds_since(start_), signals_.received());
+      const StopRequest request = stop_request({config_.run.exit_interval, config_.run.exit_duration_in_mins},
+                                               progress_.iteration, seconds_since(start_), signals_.received());
       if (!request.stop()) continue;
       save();
       status_.reason = request.text();
-      log_info(str_cat("stopping after iteration ", progress_.iteration, ": ", request.text(), "; run the same command again to go on"));
+      log_info(str_cat("stopping after iteration ", progress_.iteration, ": ", request.text(),
+                       "; run the same command again to go on"));
       return ExitCode::kResumable;
     }
     save();
     return ExitCode::kDone;
   }
 
-  int64_t micro_batches() const { return div_exact(config_.training.global_batch_size, config_.training.micro_batch_size); }
+  int64_t micro_batches() const {
+    return div_exact(config_.training.global_batch_size, config_.training.micro_batch_size);
+  }
 
   StepMetrics step() {
     const Clock::time_point begin = Clock::now();
@@ -200,10 +212,11 @@ class Trainer {
     report_non_finite(batches, weights, iteration);
   }
 
-  /// A skipped step: says what was not finite, and ends the run after this iteration where the configuration wants that.
+  /// A skipped step: says what was not finite, and ends the run after this iteration where the configuration wants
+  /// that.
   void report_non_finite(const std::vector<Batch>& batches, double weights, int64_t iteration) {
-    const std::string what =
-        str_cat("iteration ", iteration, ": the gradient norm is not finite; the step was skipped, weights are unchanged");
+    const std::string what = str_cat("iteration ", iteration,
+                                     ": the gradient norm is not finite; the step was skipped, weights are unchanged");
     log_warn(what);
     std::string place;
     if (scaler_.kind != LossScaling::kDynamic && config_.run.replay_non_finite) {
@@ -211,9 +224,10 @@ class Trainer {
       log_warn(str_cat("iteration ", iteration, ": ", place));
     }
     if (!config_.training.check_for_nan_in_loss_and_grad) return;
-    fatal_ = str_cat(what, place.empty() ? "" : "; " + place,
-                     ". Look at the data and the learning rate, or set training.check_for_nan_in_loss_and_grad: false to skip such "
-                     "steps and go on");
+    fatal_ = str_cat(
+        what, place.empty() ? "" : "; " + place,
+        ". Look at the data and the learning rate, or set training.check_for_nan_in_loss_and_grad: false to skip such "
+        "steps and go on");
   }
 
   /// The replay that names the first value that is not finite.
@@ -228,11 +242,13 @@ class Trainer {
 
   bool evaluates_at(int64_t iteration) const {
     const auto& t = config_.training;
-    return t.eval_interval && iteration % *t.eval_interval == 0 && iteration >= t.start_eval_at_iter.value_or(0) && iteration != total_;
+    return t.eval_interval && iteration % *t.eval_interval == 0 && iteration >= t.start_eval_at_iter.value_or(0) &&
+           iteration != total_;
   }
 
   double run_evaluation(const DatasetPtr& set, bool whole) {
-    const int64_t samples = whole ? set->samples_per_epoch() : config_.training.eval_iters * config_.training.global_batch_size;
+    const int64_t samples =
+        whole ? set->samples_per_epoch() : config_.training.eval_iters * config_.training.global_batch_size;
     return evaluate(*engine_, set, data_.batch_options, samples);
   }
 
@@ -240,7 +256,8 @@ class Trainer {
     status_.phase = "evaluate";
     const bool wanted = config_.training.eval_iters > 0 || config_.training.full_validation;
     if (!wanted || !data_.splits.valid) return {};
-    return {Evaluation{"valid", "", {{"lm_loss", run_evaluation(data_.splits.valid, config_.training.full_validation)}}}};
+    return {
+        Evaluation{"valid", "", {{"lm_loss", run_evaluation(data_.splits.valid, config_.training.full_validation)}}}};
   }
 
   void add_final_evaluations(StepMetrics& metrics) {

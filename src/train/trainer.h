@@ -14,8 +14,8 @@ struct TrainOptions {
   bool finetune = false;               ///< weights from checkpoint.load, everything else from the start
 };
 
-/// Runs `loaded` to its end or to a stop; kDone or kResumable. Throws Error for everything else. Writes the run folder, including
-/// exit_status.json, in every case in which the folder could be made.
+/// Runs `loaded` to its end or to a stop; kDone or kResumable. Throws Error for everything else. Writes the run folder,
+/// including exit_status.json, in every case in which the folder could be made.
 ExitCode run_training(const LoadedConfig& loaded, const TrainOptions& options);
 
 }  // namespace megatron

@@ -12,10 +12,11 @@ constexpr auto R = AxisPlacement::R;
 constexpr auto S = AxisPlacement::S;
 constexpr auto P = AxisPlacement::P;
 
-/// p [rows, 3] as a parameter of placement `in`, through a collective, times `c` placed as the result, summed. Gives y and
-/// dp for every rank.
+/// p [rows, 3] as a parameter of placement `in`, through a collective, times `c` placed as the result, summed. Gives y
+/// and dp for every rank.
 using Apply = std::function<Value(Trace&, Value)>;
-Program one_collective(const Mesh& mesh, int64_t rows, const AxisPlacement& in, const AxisPlacement& out, const Apply& apply) {
+Program one_collective(const Mesh& mesh, int64_t rows, const AxisPlacement& in, const AxisPlacement& out,
+                       const Apply& apply) {
   Program program;
   program.mesh = mesh;
   Trace t(program, true);
@@ -41,16 +42,17 @@ struct Case {
   const char* name;
   AxisPlacement in, out;
   Apply apply;
-  bool sums;           ///< the result is the sum over the ranks (which hold equal numbers in this test)
+  bool sums;            ///< the result is the sum over the ranks (which hold equal numbers in this test)
   const char* adjoint;  ///< collective of the backward, "" for none
 };
 
 std::vector<Case> cases() {
-  return {{"all_reduce", P(), R(), [](Trace& t, Value x) { return all_reduce(t, x, "tp"); }, true, ""},
-          {"reduce_scatter", P(), S(0), [](Trace& t, Value x) { return reduce_scatter(t, x, "tp"); }, true, "all_gather"},
-          {"all_gather", S(0), R(), [](Trace& t, Value x) { return all_gather(t, x, "tp"); }, false, "slice"},
-          {"slice", R(), S(0), [](Trace& t, Value x) { return slice(t, x, "tp"); }, false, "all_gather"},
-          {"enter", R(), R(), [](Trace& t, Value x) { return enter(t, x, "tp"); }, false, ""}};
+  return {
+      {"all_reduce", P(), R(), [](Trace& t, Value x) { return all_reduce(t, x, "tp"); }, true, ""},
+      {"reduce_scatter", P(), S(0), [](Trace& t, Value x) { return reduce_scatter(t, x, "tp"); }, true, "all_gather"},
+      {"all_gather", S(0), R(), [](Trace& t, Value x) { return all_gather(t, x, "tp"); }, false, "slice"},
+      {"slice", R(), S(0), [](Trace& t, Value x) { return slice(t, x, "tp"); }, false, "all_gather"},
+      {"enter", R(), R(), [](Trace& t, Value x) { return enter(t, x, "tp"); }, false, ""}};
 }
 
 }  // namespace
@@ -61,7 +63,8 @@ TEST_CASE("collectives move global values, forward and backward, on any number o
       const Ranks world({{"tp", ranks}});
       for (const Case& c : cases()) {
         INFO(c.name << " on " << ranks << " ranks, " << rows << " rows");
-        const auto rigs = world.step([&](const Mesh& mesh) { return one_collective(mesh, rows, c.in, c.out, c.apply); });
+        const auto rigs =
+            world.step([&](const Mesh& mesh) { return one_collective(mesh, rows, c.in, c.out, c.apply); });
         const double times = c.sums ? ranks : 1;  // every rank's part of a partial value is the same here
         CHECK(difference(assemble_output(rigs, "y"), numbers("p", rows * 3, times)) < 1e-14);
         for (const auto& rig : rigs) {  // every rank, not only the first replica
@@ -99,7 +102,8 @@ TEST_CASE("a partial gradient is summed by the adjoint of enter, all_gather and 
     program.mesh = mesh;
     Trace t(program, true);
     const Placement shard = mesh.axes.empty() ? Placement{} : Placement{S(0)};
-    const Value p = t.parameter("p", DType::kF64, {rows, 4}, mesh.axes.empty() ? Placement{} : Placement{in}, Init::constant(0));
+    const Value p =
+        t.parameter("p", DType::kF64, {rows, 4}, mesh.axes.empty() ? Placement{} : Placement{in}, Init::constant(0));
     const Value y = mesh.axes.empty() ? p : apply(t, p);
     add_loss(t, sum(t, tiny::tanh(t, matmul(t, y, param(t, "w", {7, 4}, shard)))));  // column-parallel: dy is partial
     differentiate(program);
@@ -119,7 +123,8 @@ TEST_CASE("a partial gradient is summed by the adjoint of enter, all_gather and 
       if (c.sums) continue;  // p counts `ranks` times: the linear map differs; its adjoint is checked above
       CHECK(difference(assemble_gradient(rigs, "p"), expected.at("p")) < 1e-13);
       CHECK(difference(assemble_gradient(rigs, "w"), expected.at("w")) < 1e-13);
-      for (OpId id : rigs[0]->program().list(Phase::kBackward)) CHECK(rigs[0]->program().op(id).kind->name() != "slice");
+      for (OpId id : rigs[0]->program().list(Phase::kBackward))
+        CHECK(rigs[0]->program().op(id).kind->name() != "slice");
     }
   }
 }
@@ -178,7 +183,8 @@ TEST_CASE("thread communicators: sums in rank order are equal on all ranks, one 
   std::vector<float> expected(1000);
   for (size_t i = 0; i < 1000; ++i) {
     float sum = 0;
-    for (size_t r = 0; r < n; ++r) sum += values[r][i] = static_cast<float>(number("v" + std::to_string(r), static_cast<int64_t>(i)));
+    for (size_t r = 0; r < n; ++r)
+      sum += values[r][i] = static_cast<float>(number("v" + std::to_string(r), static_cast<int64_t>(i)));
     expected[i] = sum;
   }
   std::vector<std::thread> threads;

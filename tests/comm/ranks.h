@@ -62,7 +62,8 @@ class Ranks {
   const std::map<std::string, Comm*>& comms(size_t rank) const { return comms_[rank]; }
 
   /// Builds all programs here (so that a refusal is thrown before anybody waits), then runs one step on every rank.
-  std::vector<std::unique_ptr<Rig>> step(const std::function<Program(const Mesh&)>& build, const PackOptions& options = {}) const {
+  std::vector<std::unique_ptr<Rig>> step(const std::function<Program(const Mesh&)>& build,
+                                         const PackOptions& options = {}) const {
     std::vector<std::unique_ptr<Rig>> rigs;
     for (size_t r = 0; r < size(); ++r) rigs.push_back(std::make_unique<Rig>(build(mesh(r)), options, comms(r)));
     std::vector<std::thread> threads;
@@ -90,7 +91,8 @@ class Ranks {
 };
 
 /// Puts a value together from what the ranks hold: shards at their place, partial ones summed, replicas compared.
-inline std::vector<double> assemble(const std::vector<std::unique_ptr<Rig>>& rigs, const std::function<ValueId(const Program&)>& which,
+inline std::vector<double> assemble(const std::vector<std::unique_ptr<Rig>>& rigs,
+                                    const std::function<ValueId(const Program&)>& which,
                                     const std::function<Tensor(Rig&)>& tensor) {
   const ValueInfo info = rigs[0]->program().value(which(rigs[0]->program()));
   std::vector<double> whole(static_cast<size_t>(info.shape.numel()), 0.0);
@@ -126,10 +128,12 @@ inline std::vector<double> assemble_output(const std::vector<std::unique_ptr<Rig
   return assemble(rigs, which, [&](Rig& rig) { return rig.executor().output(name); });
 }
 
-inline std::vector<double> assemble_gradient(const std::vector<std::unique_ptr<Rig>>& rigs, const std::string& parameter) {
+inline std::vector<double> assemble_gradient(const std::vector<std::unique_ptr<Rig>>& rigs,
+                                             const std::string& parameter) {
   const std::string name = gradient_name(parameter);
-  return assemble(rigs, [&](const Program& program) { return program.by_name.at(name); },
-                  [&](Rig& rig) { return rig.store().find(name); });
+  return assemble(
+      rigs, [&](const Program& program) { return program.by_name.at(name); },
+      [&](Rig& rig) { return rig.store().find(name); });
 }
 
 inline double difference(const std::vector<double>& a, const std::vector<double>& b) {

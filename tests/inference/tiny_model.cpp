@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/philox.h"
 #include "base/strings.h"
+#include "checkpoint/model_tensors.h"
 #include "checkpoint/store.h"
 #include "config/load.h"
 #include "nn/language_model.h"
@@ -106,9 +107,10 @@ void write_checkpoint(const std::string& root, const std::string& model, const s
     const ValueInfo& info = program.value(p.value);
     const Tensor tensor = store.require(program, p.value);
     fill(tensor, info.name, weight);
+    const Tensor rows = stored_rows(tensor, p.init);
     content.tensors.push_back(
-        whole_tensor({info.name, StateKind::kParameter, info.dtype, {info.shape.begin(), info.shape.end()}},
-                     {static_cast<const std::byte*>(tensor.data), static_cast<size_t>(tensor.bytes())}));
+        whole_tensor(stored_record(info.name, StateKind::kParameter, info.dtype, info.shape, p.init),
+                     {static_cast<const std::byte*>(rows.data), static_cast<size_t>(rows.bytes())}));
   }
   CheckpointStore(root).save(content);
 }

@@ -13,16 +13,19 @@ namespace megatron {
 namespace {
 
 Config config_of(const std::string& model) {
-  const std::string text = std::string("model: {hidden_size: 64, num_attention_heads: 4, seq_length: 32, vocab_size: 300") +
-                           (model.find("num_layers") == std::string::npos ? ", num_layers: 4" : "") + (model.empty() ? "" : ", " + model) +
-                           "}\n"
-                           "data: {mock_data: true, tokenizer_type: NullTokenizer}\n"
-                           "training: {micro_batch_size: 2, train_iters: 10}\n"
-                           "optimizer: {lr: 0.001}\n";
+  const std::string text =
+      std::string("model: {hidden_size: 64, num_attention_heads: 4, seq_length: 32, vocab_size: 300") +
+      (model.find("num_layers") == std::string::npos ? ", num_layers: 4" : "") + (model.empty() ? "" : ", " + model) +
+      "}\n"
+      "data: {mock_data: true, tokenizer_type: NullTokenizer}\n"
+      "training: {micro_batch_size: 2, train_iters: 10}\n"
+      "optimizer: {lr: 0.001}\n";
   return load_config_text(text, "test.yaml").config;
 }
 
-ModelSpec spec_of(const std::string& model) { return make_model_spec(config_of(model), 300); }
+ModelSpec spec_of(const std::string& model) {
+  return make_model_spec(config_of(model), 300);
+}
 
 Program program_of(const ModelSpec& spec) {
   Program program;
@@ -85,7 +88,8 @@ TEST_CASE("specs: activations, and gelu is the exact one") {
 }
 
 TEST_CASE("specs: positions") {
-  const ModelSpec rope = spec_of("position_embedding_type: rope, rotary_percent: 0.5, rotary_base: 5000, rotary_interleaved: true");
+  const ModelSpec rope =
+      spec_of("position_embedding_type: rope, rotary_percent: 0.5, rotary_base: 5000, rotary_interleaved: true");
   CHECK_FALSE(rope.learned_positions);
   REQUIRE(rope.layers[0].attention.rope);
   CHECK(rope.layers[0].attention.rope->base == 5000);
@@ -93,7 +97,8 @@ TEST_CASE("specs: positions") {
   CHECK(rope.layers[0].attention.rope->interleaved);
   CHECK(rope.layers[0].attention.rope->head_dim == 16);
   CHECK_FALSE(rope.layers[0].attention.rope->yarn.on);
-  const ModelSpec yarn = spec_of("position_embedding_type: yarn, yarn_original_max_position_embeddings: 16, yarn_rotary_scaling_factor: 4");
+  const ModelSpec yarn = spec_of(
+      "position_embedding_type: yarn, yarn_original_max_position_embeddings: 16, yarn_rotary_scaling_factor: 4");
   REQUIRE(yarn.layers[0].attention.rope);
   CHECK(yarn.layers[0].attention.rope->yarn.on);
   CHECK(yarn.layers[0].attention.rope->yarn.factor == 4);
@@ -108,8 +113,10 @@ TEST_CASE("specs: positions") {
 
 TEST_CASE("specs: layers that differ reach the modules") {
   const ModelSpec spec = spec_of(
-      "position_embedding_type: rope, window_size: [7, 0], layers: [{layers: \"1-2\", num_query_groups: 1, ffn_hidden_size: 96, "
-      "normalization: RMSNorm, activation_func: relu}, {layers: \"-1\", window_size: [], position_embedding_type: none, "
+      "position_embedding_type: rope, window_size: [7, 0], layers: [{layers: \"1-2\", num_query_groups: 1, "
+      "ffn_hidden_size: 96, "
+      "normalization: RMSNorm, activation_func: relu}, {layers: \"-1\", window_size: [], position_embedding_type: "
+      "none, "
       "attention_dropout: 0.3, hidden_dropout: 0.4, qk_layernorm: true, softmax_scale: 0.5}]");
   CHECK(spec.layers[0].attention.window_left == 7);
   CHECK(spec.layers[0].attention.groups == 4);
@@ -130,10 +137,11 @@ TEST_CASE("specs: layers that differ reach the modules") {
 }
 
 TEST_CASE("parameter_count is what the modules declare") {
-  for (const char* model : {"", "swiglu: true, add_bias_linear: false, normalization: RMSNorm, position_embedding_type: rope",
-                            "num_query_groups: 2, kv_channels: 24, qk_layernorm: true", "untie_embeddings_and_output_weights: true",
-                            "add_bias_linear: false, add_qkv_bias: true, qk_layernorm: true, normalization: RMSNorm",
-                            "quick_geglu: true, apply_layernorm_1p: true", "max_position_embeddings: 50"}) {
+  for (const char* model :
+       {"", "swiglu: true, add_bias_linear: false, normalization: RMSNorm, position_embedding_type: rope",
+        "num_query_groups: 2, kv_channels: 24, qk_layernorm: true", "untie_embeddings_and_output_weights: true",
+        "add_bias_linear: false, add_qkv_bias: true, qk_layernorm: true, normalization: RMSNorm",
+        "quick_geglu: true, apply_layernorm_1p: true", "max_position_embeddings: 50"}) {
     CAPTURE(model);
     const ModelSpec spec = spec_of(model);
     CHECK(parameter_count(spec) == declared_parameters(spec));

@@ -63,7 +63,8 @@ class Bench {
     Program traced;
     traced.name = "test";
     Trace trace(traced, true);
-    trace_loss(trace, spec, ParallelContext(), {.micro_batch_size = kB, .training = true, .attention_starts = attention_starts});
+    trace_loss(trace, spec, ParallelContext(),
+               {.micro_batch_size = kB, .training = true, .attention_starts = attention_starts});
     differentiate(traced);
     remove_dead_ops(traced);
     store_ = std::make_unique<Store>(*device_);
@@ -111,7 +112,9 @@ class Bench {
   }
 
   void write_inputs() {
-    const auto token = [](int64_t i, uint32_t salt) { return philox(9, static_cast<uint32_t>(i), salt, 0, 0).v[0] % kVocab; };
+    const auto token = [](int64_t i, uint32_t salt) {
+      return philox(9, static_cast<uint32_t>(i), salt, 0, 0).v[0] % kVocab;
+    };
     write<int32_t>(inputs::kTokens, [&](int64_t i) { return token(i, 1); });
     write<int32_t>(inputs::kLabels, [&](int64_t i) { return token(i, 2); });
     write<float>(inputs::kWeights, [](int64_t i) { return i == 3 ? 0.0 : 1.0; });
@@ -209,7 +212,8 @@ TEST_CASE("gradients: positions by yarn, llama3 scaling, partial, interleaved, n
   const auto rope = [](auto change) {
     return with(base_spec(), [&](LayerSpec& layer) { change(*layer.attention.rope); });
   };
-  CHECK(gradient_error(rope([](RopeSpec& r) { r.yarn.on = true, r.yarn.factor = 4, r.yarn.original_max_position = 16; })) < 1e-6);
+  CHECK(gradient_error(
+            rope([](RopeSpec& r) { r.yarn.on = true, r.yarn.factor = 4, r.yarn.original_max_position = 16; })) < 1e-6);
   CHECK(gradient_error(rope([](RopeSpec& r) { r.llama3.on = true; })) < 1e-6);
   CHECK(gradient_error(rope([](RopeSpec& r) { r.percent = 0.5; })) < 1e-6);
   CHECK(gradient_error(rope([](RopeSpec& r) { r.interleaved = true; })) < 1e-6);

@@ -29,7 +29,8 @@ Program training_program(DType dtype) {
   Trace t(program, true);
   for (const std::string& name : kNames) {
     t.parameter(name, dtype, {2, 3}, t.replicated(), Init::constant(0));
-    program.parameters.back().gradient = t.state(gradient_name(name), accumulation_dtype(dtype), {2, 3}, t.replicated()).id;
+    program.parameters.back().gradient =
+        t.state(gradient_name(name), accumulation_dtype(dtype), {2, 3}, t.replicated()).id;
   }
   t.state("sum", DType::kF64, {}, t.replicated());
   return program;
@@ -41,7 +42,8 @@ struct Numbers {
 
 class UpdateRun {
  public:
-  UpdateRun(const OptimizerConfig& config, DType dtype, const ParamGroupSettings& settings = {}) : device_(make_cpu_device()), pool_(1) {
+  UpdateRun(const OptimizerConfig& config, DType dtype, const ParamGroupSettings& settings = {})
+      : device_(make_cpu_device()), pool_(1) {
     store_ = std::make_unique<Store>(*device_);
     const Program train = training_program(dtype);
     Schedule schedule;
@@ -123,7 +125,8 @@ TEST_CASE("update: weight decay reaches matrices alone") {
   run.fill_all(2.0, 0.0);
   run.run({});
   // A zero gradient leaves p - lr wd p = 2 (1 - 0.05) where there is decay.
-  for (const char* name : {"embedding.word_embeddings.weight", "decoder.layers.0.self_attention.linear_qkv.weight", "output_layer.weight"}) {
+  for (const char* name : {"embedding.word_embeddings.weight", "decoder.layers.0.self_attention.linear_qkv.weight",
+                           "output_layer.weight"}) {
     CHECK(run.value(name) == Approx(1.9).epsilon(1e-14));
   }
   for (const char* name : {"decoder.layers.0.input_layernorm.weight", "decoder.layers.0.self_attention.linear_qkv.bias",
@@ -203,6 +206,7 @@ TEST_CASE("update: SGD with momentum is its formula, weight decay as part of the
     p -= 0.1 * buffer;
     CHECK(run.value("output_layer.weight") == Approx(p).epsilon(1e-12));
   }
+  CHECK(run.value("decoder.layers.0.input_layernorm.weight") == Approx(1 - 0.025 * (1 + 1.9 + 2.71)).epsilon(1e-12));
   CHECK(run.value(optimizer_state::momentum("output_layer.weight")) == Approx(buffer).epsilon(1e-12));
   CHECK_FALSE(run.tensor(optimizer_state::exp_avg("output_layer.weight")));
   CHECK_FALSE(UpdateRun(sgd(0.0), DType::kF64).tensor(optimizer_state::momentum("output_layer.weight")));

@@ -97,9 +97,16 @@ TEST_CASE("the network on any mesh equals one rank") {
       AxisSizes sizes;
       bool sequence_parallel;
     };
-    const std::vector<Layout> layouts = {
-        {{{"tp", 2}}, false}, {{{"tp", 3}}, false}, {{{"tp", 2}}, true}, {{{"tp", 4}}, true}, {{{"dp", 2}}, false}, {{{"cp", 2}}, false},
-        {{{"tp", 2}, {"dp", 2}}, false}, {{{"tp", 2}, {"dp", 2}}, true}, {{{"tp", 2}, {"cp", 2}}, true}, {{{"tp", 2}, {"cp", 2}, {"dp", 3}}, true}};
+    const std::vector<Layout> layouts = {{{{"tp", 2}}, false},
+                                         {{{"tp", 3}}, false},
+                                         {{{"tp", 2}}, true},
+                                         {{{"tp", 4}}, true},
+                                         {{{"dp", 2}}, false},
+                                         {{{"cp", 2}}, false},
+                                         {{{"tp", 2}, {"dp", 2}}, false},
+                                         {{{"tp", 2}, {"dp", 2}}, true},
+                                         {{{"tp", 2}, {"cp", 2}}, true},
+                                         {{{"tp", 2}, {"cp", 2}, {"dp", 3}}, true}};
     for (const Layout& layout : layouts) {
       std::string name = layout.sequence_parallel ? "sp" : "";
       for (const auto& [axis, size] : layout.sizes) name += " " + axis + std::to_string(size);
@@ -117,8 +124,10 @@ TEST_CASE("every reduction or gather that is left out is refused when the progra
         for (int without = 0; without < 4; ++without) {
           INFO("residual " << residual << " sequence parallel " << sequence_parallel << " without " << without);
           const bool is_enter = without % 2 == 0 && !sequence_parallel;
-          const std::string text = message_of([&] { network(meshes_of(sizes)[0], sequence_parallel, residual, without); });
-          if (is_enter && text.empty()) {  // all is linear in the partial gradient: nothing is wrong, only reduced later
+          const std::string text =
+              message_of([&] { network(meshes_of(sizes)[0], sequence_parallel, residual, without); });
+          if (is_enter &&
+              text.empty()) {  // all is linear in the partial gradient: nothing is wrong, only reduced later
             CHECK(distance(run({}, false, residual), run(sizes, false, residual, without)) < 1e-12);
             continue;
           }
@@ -136,18 +145,19 @@ TEST_CASE("every reduction or gather that is left out is refused when the progra
 }
 
 TEST_CASE("a residual stream that is used beside the region needs its enter") {
-  CHECK(contains(message_of([] {
-                   Program program;
-                   program.mesh = {{{"tp", 2, 0}}};
-                   Trace t(program, true);
-                   const ParallelContext parallel(program.mesh, false);
-                   const Value x = matmul(t, t.input("x", DType::kF64, {4, 2, 4}, parallel.tokens()), param(t, "w", {4, 4}));
-                   Value h = matmul(t, x, param(t, "fc1", {8, 4}, parallel.tp_sharded(0)));  // no gather_in
-                   h = parallel.reduce_out(t, matmul(t, tiny::tanh(t, h), param(t, "fc2", {4, 8}, parallel.tp_sharded(1))));
-                   add_loss(t, sum(t, add(t, x, h)));
-                   differentiate(program);
-                 }),
-                 "enter the parallel region once"));
+  CHECK(contains(
+      message_of([] {
+        Program program;
+        program.mesh = {{{"tp", 2, 0}}};
+        Trace t(program, true);
+        const ParallelContext parallel(program.mesh, false);
+        const Value x = matmul(t, t.input("x", DType::kF64, {4, 2, 4}, parallel.tokens()), param(t, "w", {4, 4}));
+        Value h = matmul(t, x, param(t, "fc1", {8, 4}, parallel.tp_sharded(0)));  // no gather_in
+        h = parallel.reduce_out(t, matmul(t, tiny::tanh(t, h), param(t, "fc2", {4, 8}, parallel.tp_sharded(1))));
+        add_loss(t, sum(t, add(t, x, h)));
+        differentiate(program);
+      }),
+      "enter the parallel region once"));
 }
 
 TEST_CASE("the context leaves values alone where there is nothing to do") {

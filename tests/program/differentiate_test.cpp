@@ -1,7 +1,7 @@
 #include "program/elementwise.h"
 #include "program/views.h"
 #include "tests/catch.h"
-#include "tests/program/rig.h"
+#include "tests/program/memory_check.h"
 
 using namespace megatron;
 using namespace megatron::tiny;
@@ -26,7 +26,9 @@ int count_ops(const Program& program, Phase phase, const std::string& name) {
   return n;
 }
 
-Value weight(Trace& t, const std::string& name) { return param(t, name, {5, 5}); }
+Value weight(Trace& t, const std::string& name) {
+  return param(t, name, {5, 5});
+}
 
 /// Gradients with and without reuse of memory, and against finite differences.
 void check_gradients(const Program& program) {
@@ -40,6 +42,12 @@ void check_gradients(const Program& program) {
   a.step();
   b.step();
   for (const auto& [name, gradient] : a.gradients()) CHECK(same_bits(gradient, b.gradients().at(name)));
+  const Plan plan = pack(live);
+  MemoryCheck memory(plan);
+  memory.host_writes_inputs(0);
+  for (int phase = 0; phase < kPhases; ++phase) memory.run(static_cast<Phase>(phase), 0);
+  for (const std::string& problem : memory.problems()) UNSCOPED_INFO(problem);
+  CHECK(memory.problems().empty());
 }
 
 }  // namespace
@@ -101,6 +109,20 @@ TEST_CASE("gradients of values used several times") {
       add_loss(t, sum(t, mul(t, mul_pair(t, q, h), mul_pair(t, h, tiny::tanh(t, q)))));
     }));
   }
+  SECTION("one new gradient belongs to two values, or is read again by the rule that made it") {
+    for (bool triples : {false, true}) {
+      check_gradients(build([&](Trace& t, Value x) {
+        const Value a = matmul(t, x, weight(t, "a")), b = matmul(t, x, weight(t, "b"));
+        const Value y = t.emit1(std::make_shared<HalfSum>(triples), {a, b});
+        const Value z = t.emit1(std::make_shared<HalfSum>(triples), {y, y});
+        add_loss(t, sum(t, mul(t, tiny::tanh(t, z), mul(t, tiny::tanh(t, a), tiny::tanh(t, b)))));
+      }));
+      check_gradients(build([&](Trace& t, Value x) {
+        const Value h = matmul(t, x, weight(t, "w")), p = param(t, "p", kShape);
+        add_loss(t, sum(t, tiny::tanh(t, t.emit1(std::make_shared<HalfSum>(triples), {p, h}))));
+      }));
+    }
+  }
   SECTION("views: several reshapes of one value") {
     check_gradients(build([](Trace& t, Value x) {
       const Value h = matmul(t, x, weight(t, "w"));
@@ -161,7 +183,8 @@ TEST_CASE("gradients of parameters") {
     CHECK(count_ops(p, Phase::kBackward, "matmul_dgrad") == 0);
   }
   SECTION("two micro-batches add up") {
-    const Program p = build([](Trace& t, Value x) { add_loss(t, sum(t, tiny::tanh(t, matmul(t, x, weight(t, "w"))))); });
+    const Program p =
+        build([](Trace& t, Value x) { add_loss(t, sum(t, tiny::tanh(t, matmul(t, x, weight(t, "w"))))); });
     Rig rig(p);
     rig.step();
     const auto once = rig.gradients().at("w");
@@ -208,7 +231,9 @@ TEST_CASE("several losses, each with its seed") {
 
 TEST_CASE("an operation without a gradient is refused by name") {
   const std::string text = message_of([] {
-    build([](Trace& t, Value x) { add_loss(t, sum(t, t.emit1(std::make_shared<Log>(), {matmul(t, x, weight(t, "w"))}))); });
+    build([](Trace& t, Value x) {
+      add_loss(t, sum(t, t.emit1(std::make_shared<Log>(), {matmul(t, x, weight(t, "w"))})));
+    });
   });
   CHECK(contains(text, "operation 'log' has no gradient"));
 }
@@ -218,7 +243,8 @@ TEST_CASE("gradients that are placed differently are refused, naming both") {
   program.mesh.axes = {{"tp", 2, 0}};
   Trace t(program, true);
   const Placement replicated{AxisPlacement::R()};
-  const Value h = tiny::tanh(t, matmul(t, t.input("x", DType::kF64, kShape, replicated), param(t, "w", {5, 5}, replicated)));
+  const Value h =
+      tiny::tanh(t, matmul(t, t.input("x", DType::kF64, kShape, replicated), param(t, "w", {5, 5}, replicated)));
   // one use is column-parallel without entering the region: its gradient is partial, the other use's is not
   const Value y = matmul(t, h, param(t, "column", {6, 5}, {AxisPlacement::S(0)}));
   add_loss(t, sum(t, y));

@@ -1,5 +1,5 @@
-// The element-wise operations of the passes on a GPU against plain loops on the host. Hidden, because it needs a GPU:
-// `test_program "[gpu]"`.
+// The element-wise operations of the passes on a GPU against plain loops on the host. Without a GPU they say that
+// nothing was checked.
 #ifdef MEGATRON_HAVE_CUDA
 
 #include "program/elementwise_cuda.h"
@@ -10,6 +10,7 @@
 #include <random>
 #include <vector>
 
+#include "base/error.h"
 #include "device/device.h"
 #include "program/strided.h"
 #include "tests/catch.h"
@@ -77,6 +78,15 @@ Dims random_strides(Random& random, const Dims& shape, int64_t* span) {
   return strides;
 }
 
+std::unique_ptr<Device> find_gpu() {
+  try {
+    return make_cuda_device(0);
+  } catch (const DeviceError& error) {
+    WARN("not checked: " << error.what());
+    return nullptr;
+  }
+}
+
 template <typename T>
 using Wide = typename dtype_of<T>::Accumulator;
 
@@ -96,8 +106,9 @@ void accumulate_on_host(const Tensor& x, const Tensor& sum) {
   });
 }
 
-TEST_CASE("strided copies, zeros and accumulation on a GPU", "[.][gpu]") {
-  const std::unique_ptr<Device> device = make_cuda_device(0);
+TEST_CASE("strided copies, zeros and accumulation on a GPU", "[gpu]") {
+  const std::unique_ptr<Device> device = find_gpu();
+  if (!device) return;
   Random random(7);
   for (int round = 0; round < 300; ++round) {
     INFO("round " << round);
@@ -126,8 +137,9 @@ TEST_CASE("strided copies, zeros and accumulation on a GPU", "[.][gpu]") {
   }
 }
 
-TEST_CASE("addition on a GPU, onto itself too", "[.][gpu]") {
-  const std::unique_ptr<Device> device = make_cuda_device(0);
+TEST_CASE("addition on a GPU, onto itself too", "[gpu]") {
+  const std::unique_ptr<Device> device = find_gpu();
+  if (!device) return;
   Random random(8);
   for (int round = 0; round < 200; ++round) {
     INFO("round " << round);

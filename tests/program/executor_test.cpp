@@ -1,5 +1,6 @@
 #include "program/executor.h"
 
+#include "program/elementwise.h"
 #include "program/views.h"
 #include "tests/catch.h"
 #include "tests/program/rig.h"
@@ -127,4 +128,35 @@ TEST_CASE("nothing is allocated while a program runs") {
   rig.step();
   rig.step();
   CHECK(rig.store().device().allocated_bytes() == before);
+}
+
+TEST_CASE("16-bit values are added and accumulated in fp32, strided ones too") {
+  const auto device = make_cpu_device();
+  Store store(*device);
+  ThreadPool pool(1);
+  Program program;
+  Trace t(program);
+  const Value x = t.input("x", DType::kBF16, {3, 4}, {});
+  const auto parts = split(t, x, 1, {1, 3});
+  const Value total = t.state("total", DType::kF32, {3, 3}, {});
+  accumulate(t, parts[1], total);
+  accumulate(t, parts[1], total);
+  t.output("copy", contiguous(t, parts[1]));
+  t.output("twice", add(t, parts[1], parts[1]));
+  Plan plan = pack(program);
+  auto arena = std::make_shared<Buffer>(*device, plan.arena_bytes());
+  Executor e(std::move(plan), store, arena, {&pool, {}});
+  BFloat16* data = e.input("x").as<BFloat16>();
+  for (int i = 0; i < 12; ++i) data[i] = BFloat16(1.0f + static_cast<float>(i) / 128);  // neighbours in bf16
+  e.run(Phase::kForward);
+  for (int r = 0; r < 3; ++r) {
+    for (int c = 0; c < 3; ++c) {
+      const float value = 1.0f + static_cast<float>(r * 4 + c + 1) / 128;
+      CHECK(e.output("copy").as<BFloat16>()[r * 3 + c] == value);
+      CHECK(e.output("twice").as<BFloat16>()[r * 3 + c] == 2 * value);
+      CHECK(store.find("total").as<float>()[r * 3 + c] == 2 * value);
+    }
+  }
+  e.run(Phase::kForward);
+  CHECK(store.find("total").as<float>()[8] == 4 * (1.0f + 11.0f / 128));  // would not fit bf16
 }

@@ -11,8 +11,12 @@ constexpr auto R = AxisPlacement::R;
 constexpr auto S = AxisPlacement::S;
 constexpr auto P = AxisPlacement::P;
 
-Mesh tp2() { return {{{"tp", 2, 0}}}; }
-Mesh tp2_dp2() { return {{{"tp", 2, 0}, {"dp", 2, 0}}}; }
+Mesh tp2() {
+  return {{{"tp", 2, 0}}};
+}
+Mesh tp2_dp2() {
+  return {{{"tp", 2, 0}, {"dp", 2, 0}}};
+}
 
 ValueInfo typed(const Dims& shape, const Placement& placement, int sample_dim = -1) {
   ValueInfo v;
@@ -33,7 +37,9 @@ ValueInfo infer(const std::string& text, std::vector<ValueInfo> operands, const 
   return infer_by_signature(s, types, mesh).front();
 }
 
-ValueInfo absent() { return typed({-1}, {}); }
+ValueInfo absent() {
+  return typed({-1}, {});
+}
 
 std::string reason(const std::string& text, std::vector<ValueInfo> operands, const Mesh& mesh,
                    std::vector<std::vector<int>> linear = {}, const std::string& whole = "") {
@@ -62,14 +68,18 @@ TEST_CASE("a letter that the result has stays sharded: column-parallel linear") 
   CHECK(y.placement == Placement{S(2)});
   CHECK(y.dtype == DType::kF64);
   // its data gradient contracts n: partial; its weight gradient keeps n
-  CHECK(infer("sbn,nk->sbk", {typed({8, 4, 10}, {S(2)}), typed(w, {S(0)})}, tp2(), kProduct).placement == Placement{P()});
-  CHECK(infer("sbn,sbk->nk", {typed({8, 4, 10}, {S(2)}), typed(x, {R()})}, tp2(), kProduct).placement == Placement{S(0)});
+  CHECK(infer("sbn,nk->sbk", {typed({8, 4, 10}, {S(2)}), typed(w, {S(0)})}, tp2(), kProduct).placement ==
+        Placement{P()});
+  CHECK(infer("sbn,sbk->nk", {typed({8, 4, 10}, {S(2)}), typed(x, {R()})}, tp2(), kProduct).placement ==
+        Placement{S(0)});
 }
 
 TEST_CASE("a letter that the result lacks makes it partial: row-parallel linear") {
   CHECK(infer("sbk,nk->sbn", {typed(x, {S(2)}), typed(w, {S(1)})}, tp2(), kProduct).placement == Placement{P()});
-  CHECK(infer("sbn,nk->sbk", {typed({8, 4, 10}, {R()}), typed(w, {S(1)})}, tp2(), kProduct).placement == Placement{S(2)});
-  CHECK(infer("sbn,sbk->nk", {typed({8, 4, 10}, {R()}), typed(x, {S(2)})}, tp2(), kProduct).placement == Placement{S(1)});
+  CHECK(infer("sbn,nk->sbk", {typed({8, 4, 10}, {R()}), typed(w, {S(1)})}, tp2(), kProduct).placement ==
+        Placement{S(2)});
+  CHECK(infer("sbn,sbk->nk", {typed({8, 4, 10}, {R()}), typed(x, {S(2)})}, tp2(), kProduct).placement ==
+        Placement{S(1)});
 }
 
 TEST_CASE("weight gradients are partial over the axes of the tokens") {
@@ -95,7 +105,8 @@ TEST_CASE("shards that do not fit are refused with the operands, letters and a r
   const std::string half = reason("sbk,nk->sbn", {typed(x, {S(2)}), typed(w, {R()})}, tp2(), kProduct);
   CHECK(contains(half, "operand 1 is replicated over tp but operand 0 is sharded on their common dimension 'k'"));
   CHECK(contains(half, "slice"));
-  const std::string other_axis = reason("ab,ab->ab", {typed({4, 4}, {S(0), R()}), typed({4, 4}, {R(), S(0)})}, tp2_dp2(), {});
+  const std::string other_axis =
+      reason("ab,ab->ab", {typed({4, 4}, {S(0), R()}), typed({4, 4}, {R(), S(0)})}, tp2_dp2(), {});
   CHECK(contains(other_axis, "operand 1 is replicated over tp"));
   const std::string mixed = reason("ab,b->ab", {typed({4, 4}, {S(0)}), typed({4}, {P()})}, tp2(), {{0}, {1}, {0, 1}});
   CHECK(contains(mixed, "operand 1 is partial over tp while operand 0 is sharded"));
@@ -132,7 +143,8 @@ TEST_CASE("absent operands, scalars and bound sizes") {
   s.sizes = {{'c', 7}};
   const ValueInfo v = typed({5}, {R()});
   CHECK(infer_by_signature(s, {&v}, tp2()).front().shape == Dims{5, 7});
-  CHECK(contains(reason("ab,bc->ac", {typed({4, 3}, {R()}), typed({5, 2}, {R()})}, tp2()), "dimension 'b' is 3 in operand 0 but 5"));
+  CHECK(contains(reason("ab,bc->ac", {typed({4, 3}, {R()}), typed({5, 2}, {R()})}, tp2()),
+                 "dimension 'b' is 3 in operand 0 but 5"));
   CHECK(contains(reason("ab->a", {typed({4}, {R()})}, tp2()), "operand 0 has rank 1"));
   CHECK(contains(reason("ab->a", {}, tp2()), "takes 1 operands, got 0"));
 }

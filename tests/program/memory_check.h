@@ -1,5 +1,5 @@
-// Watches a plan the way a debugger watches memory: every 8-byte word of the arenas remembers which value was written there
-// last. Lifetimes are not consulted: whoever reads must find the words of the value that it reads.
+// Watches a plan the way a debugger watches memory: every 8-byte word of the arenas remembers which value was written
+// there last. Lifetimes are not consulted: whoever reads must find the words of the value that it reads.
 #pragma once
 
 #include <map>
@@ -113,7 +113,8 @@ class MemoryCheck {
         if (v == kNone) continue;
         const bool may = is_join_op || (op.accumulate[r] == kNone && over != kNone &&
                                         words(v, slot_set) == words(op.operands[static_cast<size_t>(over)], slot_set));
-        if (!may && meet(target, words(v, slot_set))) problems_.push_back(who + " writes over its operand " + program_.label(v));
+        if (!may && meet(target, words(v, slot_set)))
+          problems_.push_back(who + " writes over its operand " + program_.label(v));
       }
       if (meet(target, scratch)) problems_.push_back(who + " has its result in its workspace");
       for (const Words& other : written) {
@@ -122,7 +123,8 @@ class MemoryCheck {
       written.push_back(target);
     }
     for (ValueId v : op.operands) {
-      if (v != kNone && meet(scratch, words(v, slot_set))) problems_.push_back(who + " has an operand in its workspace");
+      if (v != kNone && meet(scratch, words(v, slot_set)))
+        problems_.push_back(who + " has an operand in its workspace");
     }
     write(scratch, kNone, slot_set);
     for (size_t r = 0; r < op.results.size(); ++r) {

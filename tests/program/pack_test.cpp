@@ -28,14 +28,16 @@ std::vector<std::vector<double>> two_batches(const Program& program, int slot_se
         std::copy_n(from.as<double>(), from.numel(), e.input(name).as<double>());
       }
       rig.step();
-      for (size_t i = 0; i < program.outputs.size(); ++i) all[2 * i + static_cast<size_t>(batch)] = to_vector(e.output(program.outputs[i].name));
+      for (size_t i = 0; i < program.outputs.size(); ++i)
+        all[2 * i + static_cast<size_t>(batch)] = to_vector(e.output(program.outputs[i].name));
     }
   } else {
     for (Phase phase : {Phase::kForward, Phase::kBackward, Phase::kWeightGradient}) {
       for (int set = 0; set < 2; ++set) e.run(phase, set);
     }
     for (size_t i = 0; i < program.outputs.size(); ++i) {
-      for (int set = 0; set < 2; ++set) all[2 * i + static_cast<size_t>(set)] = to_vector(e.output(program.outputs[i].name, set));
+      for (int set = 0; set < 2; ++set)
+        all[2 * i + static_cast<size_t>(set)] = to_vector(e.output(program.outputs[i].name, set));
     }
   }
   for (const auto& [name, gradient] : rig.gradients()) all.push_back(gradient);
@@ -57,7 +59,8 @@ Program variant(unsigned seed) {
   Program program = random_program(seed, 10 + static_cast<int>(seed % 3) * 6);
   if (seed % 2 == 0) move_weight_gradients(program);
   if (seed % 5 != 0) remove_dead_ops(program);
-  if (seed % 3 == 0) recompute(program, [&](const Program&, ValueId v) { return (v * 7 + static_cast<int>(seed)) % 3 == 0; });
+  if (seed % 3 == 0)
+    recompute(program, [&](const Program&, ValueId v) { return (v * 7 + static_cast<int>(seed)) % 3 == 0; });
   return program;
 }
 
@@ -179,6 +182,20 @@ TEST_CASE("memory is not taken over where it is still needed") {
     CHECK(all[2][0] == Approx(number("base", 0) + all[0][0]));
     const double tx = std::tanh(number("x", 0));
     CHECK(all[4][0] == Approx(number("base", 0) + std::tanh(3 * tx) * 3 * tx));
+  }
+  SECTION("two sums of one operation onto one value, of which one is read") {
+    for (size_t which : {0, 1}) {
+      Program program;
+      Trace t(program);
+      const Value x = t.input("x", DType::kF64, {8}, {}), y = scale(t, x, 3.0), z = scale(t, x, 5.0),
+                  start = scale(t, x, 2.0);
+      const auto both = t.emit(std::make_shared<MulPair>(true), {x, y, z});
+      t.accumulate_into(both[0], start);
+      t.accumulate_into(both[1], start);
+      t.output("a", both[which]);
+      const double v = number("x", 0);
+      CHECK(run(program)[0][0] == Approx(2 * v + v * (which == 0 ? 5 : 3) * v));
+    }
   }
   SECTION("a sum onto a value that two others continue") {
     Program program;

@@ -24,7 +24,8 @@ int recomputed(const Program& program) {
   return n;
 }
 
-void check_same(const std::map<std::string, std::vector<double>>& a, const std::map<std::string, std::vector<double>>& b) {
+void check_same(const std::map<std::string, std::vector<double>>& a,
+                const std::map<std::string, std::vector<double>>& b) {
   REQUIRE(a.size() == b.size());
   for (const auto& [name, gradient] : a) REQUIRE(same_bits(gradient, b.at(name)));
 }
@@ -45,7 +46,8 @@ TEST_CASE("recompute: any subset of dropped values gives the same bits") {
     for (int chance : {2, 4, 10}) {
       std::mt19937 random(seed * 31 + static_cast<unsigned>(chance));
       Program dropped = program;
-      const int count = recompute(dropped, [&](const Program&, ValueId) { return static_cast<int>(random() % 10) < chance; });
+      const int count =
+          recompute(dropped, [&](const Program&, ValueId) { return static_cast<int>(random() % 10) < chance; });
       if (seed % 2 == 0) move_weight_gradients(dropped);
       remove_dead_ops(dropped);
       dropped_in_all += count;
@@ -182,8 +184,8 @@ TEST_CASE("a program prints its phases, scopes, types, sums and recomputation") 
   differentiate(program);
   recompute(program, [](const Program&, ValueId) { return true; });
   const std::string text = print_program(program);
-  for (const char* part : {"program step", "parameter %", " w: fp64[4, 4]", "input %", "state %", "F:\n", "B:\n", "# layer",
-                           " = matmul(", "+= onto", "# recompute", "output loss0"}) {
+  for (const char* part : {"program step", "parameter %", " w: fp64[4, 4]", "input %", "state %", "F:\n", "B:\n",
+                           "# layer", " = matmul(", "+= onto", "# recompute", "output loss0"}) {
     INFO(part);
     CHECK(contains(text, part));
   }

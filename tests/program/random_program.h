@@ -1,5 +1,5 @@
-// Random training programs over the tiny operations: shared values, views, joins in the backward, tied weights, in-place
-// chances, workspaces, fused and ordinary losses.
+// Random training programs over the tiny operations: shared values, views, joins in the backward, tied weights,
+// in-place chances, workspaces, fused and ordinary losses.
 #pragma once
 
 #include <random>
@@ -53,18 +53,24 @@ class RandomProgram {
   void step(Trace& t) {
     const Value a = pick();
     switch (below(10)) {
-      case 0: return values_.push_back(tiny::tanh(t, a));
-      case 1: return values_.push_back(scale(t, a, 0.7));
-      case 2: return values_.push_back(tiny::tanh(t, mul(t, a, like(t, a))));
-      case 3: return values_.push_back(add(t, a, like(t, a)));
-      case 4: return values_.push_back(tiny::tanh(t, mul_pair(t, dense(t, a), dense(t, like(t, a)))));
+      case 0:
+        return values_.push_back(tiny::tanh(t, a));
+      case 1:
+        return values_.push_back(scale(t, a, 0.7));
+      case 2:
+        return values_.push_back(tiny::tanh(t, mul(t, a, like(t, a))));
+      case 3:
+        return values_.push_back(add(t, a, like(t, a)));
+      case 4:
+        return values_.push_back(tiny::tanh(t, mul_pair(t, dense(t, a), dense(t, like(t, a)))));
       case 5:
       case 6: {
         const int k = static_cast<int>(t.shape(a).back());
         const std::string name = "w" + std::to_string(k) + "_" + std::to_string(below(4));  // some are tied
         return values_.push_back(matmul(t, dense(t, a), param(t, name, {k, k})));
       }
-      case 7: return values_.push_back(scale(t, via_workspace(t, dense(t, a)), 0.3));
+      case 7:
+        return values_.push_back(scale(t, via_workspace(t, dense(t, a)), 0.3));
       case 8: {
         const Dims s = t.shape(a);
         Dims to = s.rank() == 3 ? Dims{s[0] * s[1], s[2]} : Dims{4, s[0] / 4, s[1]};
@@ -84,6 +90,8 @@ class RandomProgram {
   std::vector<Value> values_;
 };
 
-inline Program random_program(unsigned seed, int ops = 14) { return RandomProgram(seed, ops).take(); }
+inline Program random_program(unsigned seed, int ops = 14) {
+  return RandomProgram(seed, ops).take();
+}
 
 }  // namespace megatron::tiny

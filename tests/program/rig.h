@@ -1,5 +1,5 @@
-// Runs tiny programs on the CPU: memory starts as NaN, parameters and inputs get numbers that depend only on their name and
-// global index, so that every mesh starts from the same values.
+// Runs tiny programs on the CPU: memory starts as NaN, parameters and inputs get numbers that depend only on their name
+// and global index, so that every mesh starts from the same values.
 #pragma once
 
 #include <cmath>
@@ -45,7 +45,9 @@ std::string message_of(Body&& body) {
   return "";
 }
 
-inline bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+inline bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
 
 /// Element `i` of a contiguous fp64 tensor.
 inline std::vector<double> to_vector(const Tensor& t) {

@@ -1,134 +1,18 @@
-// The smallest operations that exercise every declaration of an OpKind, in fp64: products, element-wise kernels, sums, a
-// fused loss, one with two results, one with a workspace and some that touch state. The engine is tested with these alone.
+// The smallest operations that exercise every declaration of an OpKind, in fp64: products, element-wise kernels, sums,
+// a fused loss, one with two results, one with a workspace and some that touch state. The engine is tested with these
+// alone.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 #include <memory>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "program/trace.h"
+#include "tests/program/tiny_elementwise.h"
 
 namespace megatron::tiny {
-
-inline std::string letters(const ValueInfo* v) { return {"abcdefgh", static_cast<size_t>(v->shape.rank())}; }
-
-/// Calls body(index) for every index of a shape.
-template <typename Body>
-void for_each_index(const Dims& shape, Body&& body) {
-  Dims index = shape;
-  for (int d = 0; d < shape.rank(); ++d) index[d] = 0;
-  for (int64_t n = shape.numel(); n > 0; --n) {
-    body(index);
-    for (int d = shape.rank() - 1; d >= 0 && ++index[d] == shape[d]; --d) index[d] = 0;
-  }
-}
-
-inline double& at(const Tensor& t, const Dims& index) {
-  int64_t offset = 0;
-  for (int d = 0; d < t.shape.rank(); ++d) offset += index[d] * t.strides[d];
-  return t.as<double>()[offset];
-}
-
-/// Stores y = f, or y += f where the operation accumulates. Nothing for a result that nobody reads.
-inline void put(const RunContext& c, int i, const Dims& index, double f) {
-  if (!c.out(i)) return;
-  double& y = at(c.out(i), index);
-  y = c.adds(i) ? y + f : f;
-}
-
-/// y = f(x0, x1, ...) element by element; every freedom that an element-wise kernel can have.
-class Elementwise : public OpKind {
- public:
-  Elementwise(std::string name, std::vector<std::vector<int>> linear) : name_(std::move(name)), linear_(std::move(linear)) {}
-  std::string name() const override { return name_; }
-  Signature signature(const Operands& operands) const override {
-    Signature s{std::vector<std::string>(operands.size(), letters(operands[0])), {{letters(operands[0]), DType::kF64}}, "", linear_, {}};
-    return s;
-  }
-  bool takes_strided(int) const override { return true; }
-  bool gives_strided(int) const override { return true; }
-  bool accumulates(int) const override { return true; }
-  int overwrites(int) const override { return 0; }
-  virtual double f(const std::vector<double>& x) const = 0;
-  void run_cpu(const RunContext& c) const override {
-    for_each_index(c.in(0).shape, [&](const Dims& index) {
-      std::vector<double> x;
-      for (const Tensor& t : c.operands) x.push_back(at(t, index));
-      put(c, 0, index, f(x));
-    });
-  }
-
- private:
-  std::string name_;
-  std::vector<std::vector<int>> linear_;
-};
-
-struct Mul final : Elementwise {
-  Mul() : Elementwise("mul", {{0}, {1}}) {}
-  double f(const std::vector<double>& x) const override { return x[0] * x[1]; }
-  void backward(BackwardContext& b) const override {
-    const Value g = b.gradient(0);
-    if (b.wants(0)) b.set(0, b.trace().emit1(std::make_shared<Mul>(), {g, b.operand(1)}));
-    if (b.wants(1)) b.set(1, b.trace().emit1(std::make_shared<Mul>(), {g, b.operand(0)}));
-  }
-};
-
-struct Scale final : Elementwise {
-  explicit Scale(double by) : Elementwise("scale", {{0}}), factor(by) {}
-  double f(const std::vector<double>& x) const override { return factor * x[0]; }
-  void backward(BackwardContext& b) const override { b.set(0, b.trace().emit1(std::make_shared<Scale>(factor), {b.gradient(0)})); }
-  double factor;
-};
-
-struct TanhGrad final : Elementwise {
-  TanhGrad() : Elementwise("tanh_grad", {{0}}) {}
-  double f(const std::vector<double>& x) const override { return x[0] * (1 - x[1] * x[1]); }
-};
-
-struct Tanh final : Elementwise {
-  Tanh() : Elementwise("tanh", {}) {}
-  double f(const std::vector<double>& x) const override { return std::tanh(x[0]); }
-  void backward(BackwardContext& b) const override {
-    b.set(0, b.trace().emit1(std::make_shared<TanhGrad>(), {b.gradient(0), b.result(0)}));
-  }
-};
-
-/// log|x|: makes a non-finite value from a zero.
-struct Log final : Elementwise {
-  Log() : Elementwise("log", {}) {}
-  double f(const std::vector<double>& x) const override { return std::log(std::abs(x[0])); }
-};
-
-/// a * b whose two gradients come from one operation, which writes one of them before it has read all operands.
-struct MulPair final : OpKind {
-  explicit MulPair(bool is_gradient) : gradient(is_gradient) {}
-  std::string name() const override { return gradient ? "mul_pair_grad" : "mul_pair"; }
-  Signature signature(const Operands& o) const override {
-    const std::string l = letters(o[0]);
-    if (!gradient) return parse_signature(l + "," + l + "->" + l, DType::kF64);
-    Signature s = parse_signature(l + "," + l + "," + l + "->" + l + "," + l, DType::kF64);
-    s.linear = {{0}};
-    return s;
-  }
-  bool accumulates(int) const override { return gradient; }
-  void run_cpu(const RunContext& c) const override {
-    const auto product = [&](int result, int x, int y) {
-      for_each_index(c.in(0).shape, [&](const Dims& i) { put(c, result, i, at(c.in(x), i) * at(c.in(y), i)); });
-    };
-    if (!gradient) return product(0, 0, 1);
-    product(0, 0, 2);
-    product(1, 0, 1);
-  }
-  void backward(BackwardContext& b) const override {
-    const auto g = b.trace().emit(std::make_shared<MulPair>(true), {b.gradient(0), b.operand(0), b.operand(1)});
-    b.set(0, g[0]);
-    b.set(1, g[1]);
-  }
-  bool gradient;
-};
 
 /// y = x W^T and its gradients. x [lead..., k], W [n, k].
 struct Matmul final : OpKind {
@@ -153,11 +37,13 @@ struct Matmul final : OpKind {
     if (!y) return;
     const int64_t rows = a.numel() / std::max<int64_t>(1, a.shape.back());
     const int64_t n = part == Part::kForward ? b.shape[0] : a.shape.back(), k = b.shape.back();
-    if (!c.adds(0)) std::fill_n(y.as<double>(), y.numel(), 0.0);  // a kernel that clears first, and reads its operands many times
+    if (!c.adds(0))
+      std::fill_n(y.as<double>(), y.numel(), 0.0);  // a kernel that clears first, and reads its operands many times
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t i = 0; i < n; ++i) {
         for (int64_t j = 0; j < k; ++j) {
-          if (part == Part::kForward) y.as<double>()[r * n + i] += a.as<double>()[r * k + j] * b.as<double>()[i * k + j];
+          if (part == Part::kForward)
+            y.as<double>()[r * n + i] += a.as<double>()[r * k + j] * b.as<double>()[i * k + j];
           if (part == Part::kData) y.as<double>()[r * k + j] += a.as<double>()[r * n + i] * b.as<double>()[i * k + j];
           if (part == Part::kWeight) y.as<double>()[i * k + j] += a.as<double>()[r * n + i] * b.as<double>()[r * k + j];
         }
@@ -190,14 +76,18 @@ struct Spread final : OpKind {
 /// The sum of all elements.
 struct Sum final : OpKind {
   std::string name() const override { return "sum"; }
-  Signature signature(const Operands& o) const override { return {{letters(o[0])}, {{"", DType::kF64}}, "", {{0}}, {}}; }
+  Signature signature(const Operands& o) const override {
+    return {{letters(o[0])}, {{"", DType::kF64}}, "", {{0}}, {}};
+  }
   bool takes_strided(int) const override { return true; }
   void run_cpu(const RunContext& c) const override {
     double sum = 0;
     for_each_index(c.in(0).shape, [&](const Dims& i) { sum += at(c.in(0), i); });
     put(c, 0, {}, sum);
   }
-  void backward(BackwardContext& b) const override { b.set(0, b.trace().emit1(std::make_shared<Spread>(), {b.gradient(0), b.operand(0)})); }
+  void backward(BackwardContext& b) const override {
+    b.set(0, b.trace().emit1(std::make_shared<Spread>(), {b.gradient(0), b.operand(0)}));
+  }
 };
 
 /// (sum x^2 / 2, seed * x): a loss that makes its gradient in the forward.
@@ -222,39 +112,62 @@ struct FusedLoss final : OpKind {
 /// y = 3 x, by way of a workspace that is overwritten with rubbish afterwards.
 struct ViaWorkspace final : OpKind {
   std::string name() const override { return "via_workspace"; }
-  Signature signature(const Operands& o) const override { return {{letters(o[0])}, {{letters(o[0]), DType::kF64}}, "", {{0}}, {}}; }
+  Signature signature(const Operands& o) const override {
+    return {{letters(o[0])}, {{letters(o[0]), DType::kF64}}, "", {{0}}, {}};
+  }
   int64_t workspace(const RunContext& shapes, DeviceKind) const override { return shapes.in(0).bytes(); }
   bool accumulates(int) const override { return true; }
   void run_cpu(const RunContext& c) const override {
     auto* scratch = static_cast<double*>(c.workspace);
     const int64_t n = c.in(0).numel();
     for (int64_t i = 0; i < n; ++i) scratch[i] = 3 * c.in(0).as<double>()[i];
-    for_each_index(c.in(0).shape, [&](const Dims& index) { put(c, 0, index, scratch[&at(c.in(0), index) - c.in(0).as<double>()]); });
+    for_each_index(c.in(0).shape,
+                   [&](const Dims& index) { put(c, 0, index, scratch[&at(c.in(0), index) - c.in(0).as<double>()]); });
     std::fill_n(scratch, n, std::nan(""));
   }
-  void backward(BackwardContext& b) const override { b.set(0, b.trace().emit1(std::make_shared<ViaWorkspace>(), {b.gradient(0)})); }
+  void backward(BackwardContext& b) const override {
+    b.set(0, b.trace().emit1(std::make_shared<ViaWorkspace>(), {b.gradient(0)}));
+  }
 };
 
 /// y = x (1 + state); with `counts` the state grows by one afterwards.
 struct UseState final : OpKind {
   explicit UseState(bool updates_it) : counts(updates_it) {}
   std::string name() const override { return counts ? "count" : "use_state"; }
-  Signature signature(const Operands& o) const override { return {{letters(o[0]), ""}, {{letters(o[0]), DType::kF64}}, "", {{0}}, {}}; }
+  Signature signature(const Operands& o) const override {
+    return {{letters(o[0]), ""}, {{letters(o[0]), DType::kF64}}, "", {{0}}, {}};
+  }
   std::vector<int> updates() const override { return counts ? std::vector<int>{1} : std::vector<int>{}; }
   void run_cpu(const RunContext& c) const override {
     for_each_index(c.in(0).shape, [&](const Dims& i) { put(c, 0, i, at(c.in(0), i) * (1 + *c.in(1).as<double>())); });
     if (counts) *c.in(1).as<double>() += 1;
   }
-  void backward(BackwardContext& b) const override { b.set(0, b.trace().emit1(std::make_shared<Scale>(1.0), {b.gradient(0)})); }
+  void backward(BackwardContext& b) const override {
+    b.set(0, b.trace().emit1(std::make_shared<Scale>(1.0), {b.gradient(0)}));
+  }
   bool counts;
 };
 
-inline Value mul(Trace& t, Value a, Value b) { return t.emit1(std::make_shared<Mul>(), {a, b}); }
-inline Value mul_pair(Trace& t, Value a, Value b) { return t.emit1(std::make_shared<MulPair>(false), {a, b}); }
-inline Value scale(Trace& t, Value x, double factor) { return t.emit1(std::make_shared<Scale>(factor), {x}); }
-inline Value tanh(Trace& t, Value x) { return t.emit1(std::make_shared<Tanh>(), {x}); }
-inline Value matmul(Trace& t, Value x, Value w) { return t.emit1(std::make_shared<Matmul>(), {x, w}); }
-inline Value sum(Trace& t, Value x) { return t.emit1(std::make_shared<Sum>(), {x}); }
-inline Value via_workspace(Trace& t, Value x) { return t.emit1(std::make_shared<ViaWorkspace>(), {x}); }
+inline Value mul(Trace& t, Value a, Value b) {
+  return t.emit1(std::make_shared<Mul>(), {a, b});
+}
+inline Value mul_pair(Trace& t, Value a, Value b) {
+  return t.emit1(std::make_shared<MulPair>(false), {a, b});
+}
+inline Value scale(Trace& t, Value x, double factor) {
+  return t.emit1(std::make_shared<Scale>(factor), {x});
+}
+inline Value tanh(Trace& t, Value x) {
+  return t.emit1(std::make_shared<Tanh>(), {x});
+}
+inline Value matmul(Trace& t, Value x, Value w) {
+  return t.emit1(std::make_shared<Matmul>(), {x, w});
+}
+inline Value sum(Trace& t, Value x) {
+  return t.emit1(std::make_shared<Sum>(), {x});
+}
+inline Value via_workspace(Trace& t, Value x) {
+  return t.emit1(std::make_shared<ViaWorkspace>(), {x});
+}
 
 }  // namespace megatron::tiny

@@ -50,7 +50,8 @@ int64_t wrong_roundings(int exponent_bits, int mantissa_bits, Make make) {
   int64_t wrong = 0;
   const auto largest = static_cast<uint16_t>((((1u << exponent_bits) - 1) << mantissa_bits) - 1);
   for (uint16_t bits = 0; bits < largest; ++bits) {
-    const double low = value_of(bits, exponent_bits, mantissa_bits), high = value_of(bits + 1u, exponent_bits, mantissa_bits);
+    const double low = value_of(bits, exponent_bits, mantissa_bits),
+                 high = value_of(bits + 1u, exponent_bits, mantissa_bits);
     const auto middle = static_cast<float>((low + high) / 2);  // exact in fp32, save among bf16's subnormals' last bits
     const uint16_t even = bits % 2 == 0 ? bits : static_cast<uint16_t>(bits + 1);
     const auto sign = static_cast<uint16_t>(0x8000u);

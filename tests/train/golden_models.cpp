@@ -163,10 +163,18 @@ void check_model(const std::string& name) {
 
 }  // namespace
 
-TEST_CASE("golden gpt2: loss, gradients and five steps are those of PyTorch") { check_model("gpt2"); }
-TEST_CASE("golden llama: loss, gradients and five steps are those of PyTorch") { check_model("llama"); }
-TEST_CASE("golden qwen: loss, gradients and five steps are those of PyTorch") { check_model("qwen"); }
-TEST_CASE("golden mixed: loss, gradients and five steps are those of PyTorch") { check_model("mixed"); }
+TEST_CASE("golden gpt2: loss, gradients and five steps are those of PyTorch") {
+  check_model("gpt2");
+}
+TEST_CASE("golden llama: loss, gradients and five steps are those of PyTorch") {
+  check_model("llama");
+}
+TEST_CASE("golden qwen: loss, gradients and five steps are those of PyTorch") {
+  check_model("qwen");
+}
+TEST_CASE("golden mixed: loss, gradients and five steps are those of PyTorch") {
+  check_model("mixed");
+}
 
 TEST_CASE("golden: full recomputation gives the same gradients") {
   const GoldenFile golden("gpt2");

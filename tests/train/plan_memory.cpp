@@ -1,8 +1,10 @@
 // What the plan says is what the run allocates.
 #include <string>
 
+#include "base/file_io.h"
 #include "tests/catch.h"
 #include "tests/train/trainer_helpers.h"
+#include "train/trainer.h"
 
 namespace megatron::test {
 namespace {
@@ -54,6 +56,22 @@ TEST_CASE("plan equals allocation: recomputation") {
               {"training.recompute_method", "block"},
               {"training.recompute_num_layers", "1"}});
   check_plan({{"training.recompute_granularity", "selective"}, {"training.recompute_modules", "[core_attn, mlp]"}});
+}
+
+TEST_CASE("plan equals allocation: what plan.txt says is what the run's metrics report") {
+  const Scratch scratch;
+  const Settings settings = tiny({{"run.dir", scratch.path("run")},
+                                  {"training.train_iters", "6"},
+                                  {"training.eval_interval", "2"},
+                                  {"training.eval_iters", "1"},
+                                  {"checkpoint.save_interval", "2"}});
+  REQUIRE(run_training(load_settings(settings), {}) == ExitCode::kDone);
+  const std::string plan = read_file(scratch.path("run/plan.txt"));
+  for (int64_t i = 1; i <= 6; ++i) {
+    const MetricsLine line = read_metrics(scratch.path("run")).at(i);
+    REQUIRE(line.peak_memory_bytes);
+    CHECK(plan.find(" " + std::to_string(*line.peak_memory_bytes) + " bytes") != std::string::npos);
+  }
 }
 
 TEST_CASE("plan: purposes are what their names say") {

@@ -82,10 +82,18 @@ Settings gpt2_shape(const std::string& dtype) {
 
 }  // namespace
 
-TEST_CASE("recompute is bitwise the same: LLaMA style, fp32") { check_all(shape("fp32")); }
-TEST_CASE("recompute is bitwise the same: LLaMA style, bf16") { check_all(shape("bf16")); }
-TEST_CASE("recompute is bitwise the same: GPT-2 style, fp32") { check_all(gpt2_shape("fp32")); }
-TEST_CASE("recompute is bitwise the same: GPT-2 style, bf16") { check_all(gpt2_shape("bf16")); }
+TEST_CASE("recompute is bitwise the same: LLaMA style, fp32") {
+  check_all(shape("fp32"));
+}
+TEST_CASE("recompute is bitwise the same: LLaMA style, bf16") {
+  check_all(shape("bf16"));
+}
+TEST_CASE("recompute is bitwise the same: GPT-2 style, fp32") {
+  check_all(gpt2_shape("fp32"));
+}
+TEST_CASE("recompute is bitwise the same: GPT-2 style, bf16") {
+  check_all(gpt2_shape("bf16"));
+}
 TEST_CASE("recompute is bitwise the same: no dropout, so that residual norms are fused") {
   for (const char* dtype : {"fp32", "bf16"}) {
     Settings s = shape(dtype);

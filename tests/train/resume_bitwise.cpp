@@ -23,7 +23,9 @@ int run_to_end(const Scratch& scratch, const std::string& name, Settings setting
   return starts;
 }
 
-bool same_bits(double a, double b) { return std::memcmp(&a, &b, sizeof a) == 0; }
+bool same_bits(double a, double b) {
+  return std::memcmp(&a, &b, sizeof a) == 0;
+}
 
 void check_same_metrics(const std::string& a, const std::string& b, int64_t iterations) {
   const auto one = read_metrics(a), other = read_metrics(b);
@@ -76,7 +78,8 @@ TEST_CASE("resume: fp16 with dynamic loss scaling through overflows, stopped in 
 
 TEST_CASE("resume: fp16 overflows are skipped and counted, weights unchanged") {
   const Scratch scratch;
-  Settings settings = tiny({{"precision.params_dtype", "fp16"}, {"training.train_iters", "30"}, {"checkpoint.save_interval", "1"}});
+  Settings settings =
+      tiny({{"precision.params_dtype", "fp16"}, {"training.train_iters", "30"}, {"checkpoint.save_interval", "1"}});
   run_to_end(scratch, "run", settings);
   const auto metrics = read_metrics(scratch.path("run"));
   int64_t skipped = 0;
@@ -99,6 +102,9 @@ TEST_CASE("resume: fp16 overflows are skipped and counted, weights unchanged") {
   CHECK(metrics.at(3).loss_scale == 2147483648.0);
   // The learning rate waits too: it is a function of the samples of successful steps.
   CHECK(metrics.at(1).learning_rate == metrics.at(2).learning_rate);
+  const std::string folder = scratch.path("run/checkpoints");
+  CHECK(difference(checkpoint_weights(folder, 1), checkpoint_weights(folder, 2)) == "");
+  CHECK(difference(checkpoint_weights(folder, 29), checkpoint_weights(folder, 30)) != "");
   CHECK(metrics.at(30).learning_rate > 0);
 }
 
@@ -109,7 +115,9 @@ TEST_CASE("resume: sgd, train_samples, constant fp16 scale, 16-bit tied model") 
                      {"optimizer.lr_warmup_samples", "10"},
                      {"training.train_samples", "48"}}),
                12, 5);
-  check_resume(tiny({{"precision.params_dtype", "fp16"}, {"precision.loss_scale", "128"}, {"training.train_iters", "12"}}), 12, 4);
+  check_resume(
+      tiny({{"precision.params_dtype", "fp16"}, {"precision.loss_scale", "128"}, {"training.train_iters", "12"}}), 12,
+      4);
   check_resume(tiny({{"precision.params_dtype", "bf16"},
                      {"model.untie_embeddings_and_output_weights", "false"},
                      {"model.position_embedding_type", "learned_absolute"},
@@ -120,7 +128,8 @@ TEST_CASE("resume: sgd, train_samples, constant fp16 scale, 16-bit tied model") 
 
 TEST_CASE("resume: with evaluations, other threads and other recomputation after the stop") {
   const Scratch scratch;
-  Settings settings = tiny({{"training.train_iters", "12"}, {"training.eval_interval", "3"}, {"training.eval_iters", "2"}});
+  Settings settings =
+      tiny({{"training.train_iters", "12"}, {"training.eval_interval", "3"}, {"training.eval_iters", "2"}});
   run_to_end(scratch, "straight", settings);
   settings["run.dir"] = scratch.path("stopped");
   settings["run.exit_interval"] = "6";
@@ -131,7 +140,8 @@ TEST_CASE("resume: with evaluations, other threads and other recomputation after
   settings["training.recompute_num_layers"] = "1";
   REQUIRE(run_training(load_settings(settings), {}) == ExitCode::kDone);
   check_same_metrics(scratch.path("straight"), scratch.path("stopped"), 12);
-  CHECK(difference(checkpoint_weights(scratch.path("straight/checkpoints")), checkpoint_weights(scratch.path("stopped/checkpoints"))) == "");
+  CHECK(difference(checkpoint_weights(scratch.path("straight/checkpoints")),
+                   checkpoint_weights(scratch.path("stopped/checkpoints"))) == "");
   const auto a = read_metrics(scratch.path("straight")), b = read_metrics(scratch.path("stopped"));
   for (int64_t i : {3, 6, 9, 12}) {
     REQUIRE(a.at(i).valid_lm_loss);
@@ -141,7 +151,8 @@ TEST_CASE("resume: with evaluations, other threads and other recomputation after
 
 TEST_CASE("resume: a finished run has nothing left to do; a longer one goes on") {
   const Scratch scratch;
-  Settings settings = tiny({{"training.train_iters", "4"}, {"optimizer.lr_decay_style", "constant"}, {"optimizer.lr_decay_iters", "100"}});
+  Settings settings = tiny(
+      {{"training.train_iters", "4"}, {"optimizer.lr_decay_style", "constant"}, {"optimizer.lr_decay_iters", "100"}});
   run_to_end(scratch, "run", settings);
   const Weights first = checkpoint_weights(scratch.path("run/checkpoints"));
   run_to_end(scratch, "run", settings);
@@ -157,7 +168,10 @@ TEST_CASE("resume: a finished run has nothing left to do; a longer one goes on")
 TEST_CASE("resume: finetune starts anew from weights, and the same command goes on with the run that it began") {
   const Scratch scratch;
   run_to_end(scratch, "base", tiny({{"training.train_iters", "5"}}));
-  Settings settings = tiny({{"training.train_iters", "8"}, {"checkpoint.load", scratch.path("base/checkpoints")}, {"checkpoint.finetune", "true"}});
+  Settings settings = tiny({{"training.train_iters", "8"},
+                            {"checkpoint.load", scratch.path("base/checkpoints")},
+                            {"checkpoint.ckpt_step", "5"},
+                            {"checkpoint.finetune", "true"}});
   CHECK(run_to_end(scratch, "straight", settings) == 1);
   const auto straight = read_metrics(scratch.path("straight")), base = read_metrics(scratch.path("base"));
   CHECK(straight.at(1).consumed_samples == 4);
@@ -166,7 +180,8 @@ TEST_CASE("resume: finetune starts anew from weights, and the same command goes 
   settings["run.exit_interval"] = "3";
   CHECK(run_to_end(scratch, "stopped", settings) == 3);
   check_same_metrics(scratch.path("straight"), scratch.path("stopped"), 8);
-  CHECK(difference(checkpoint_weights(scratch.path("straight/checkpoints")), checkpoint_weights(scratch.path("stopped/checkpoints"))) == "");
+  CHECK(difference(checkpoint_weights(scratch.path("straight/checkpoints")),
+                   checkpoint_weights(scratch.path("stopped/checkpoints"))) == "");
 }
 
 }  // namespace megatron::test

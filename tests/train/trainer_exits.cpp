@@ -1,7 +1,7 @@
 // How runs stop, and what refuses to start.
 #include <sys/types.h>
-#include <csignal>
 #include <unistd.h>
+#include <csignal>
 
 #include <chrono>
 #include <filesystem>
@@ -19,7 +19,9 @@
 namespace megatron::test {
 namespace {
 
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
 
 nlohmann::json exit_status(const std::string& run_dir) {
   return nlohmann::json::parse(read_file(run_dir + "/exit_status.json"));
@@ -43,7 +45,6 @@ Failure failure_of(const Settings& settings) {
 Settings short_run(const Scratch& scratch, const std::string& name, const Settings& changes = {}) {
   Settings s = tiny(changes);
   s["run.dir"] = scratch.path(name);
-  s.insert({"training.train_iters", "6"});
   if (!changes.contains("training.train_iters")) s["training.train_iters"] = "6";
   return s;
 }
@@ -72,7 +73,8 @@ TEST_CASE("exit: exit_interval saves, says so and can be resumed") {
   status = exit_status(scratch.path("run"));
   CHECK(status.at("code") == 0);
   CHECK(status.at("iteration") == 6);
-  for (const char* file : {"resolved.yaml", "plan.txt", "env.txt", "command.txt", "metrics.jsonl", "logs/rank-0000.log"}) {
+  for (const char* file :
+       {"resolved.yaml", "plan.txt", "env.txt", "command.txt", "metrics.jsonl", "logs/rank-0000.log"}) {
     CHECK(path_exists(scratch.path("run/") + file));
   }
 }
@@ -84,7 +86,8 @@ TEST_CASE("exit: a signal stops after the step, with a checkpoint") {
     const Settings settings = short_run(scratch, name, {{"training.train_iters", "1000000"}});
     std::thread sender([&] {
       const std::string metrics = scratch.path(name + "/metrics.jsonl");
-      while (!path_exists(metrics) || read_file(metrics).size() < 1000) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      while (!path_exists(metrics) || read_file(metrics).size() < 1000)
+        std::this_thread::sleep_for(std::chrono::milliseconds(5));
       ::kill(::getpid(), signal);
     });
     const ExitCode code = run_training(load_settings(settings), {});
@@ -98,6 +101,26 @@ TEST_CASE("exit: a signal stops after the step, with a checkpoint") {
     CHECK(read_metrics(scratch.path(name)).rbegin()->first == iteration);
     CHECK_FALSE(checkpoint_weights(scratch.path(name + "/checkpoints")).empty());
   }
+}
+
+TEST_CASE("exit: the duration ends a run after the step in which it is over") {
+  const Scratch scratch;
+  const Settings settings =
+      short_run(scratch, "run", {{"run.exit_duration_in_mins", "0.0005"}, {"training.train_iters", "1000000"}});
+  CHECK(run_training(load_settings(settings), {}) == ExitCode::kResumable);
+  CHECK(contains(exit_status(scratch.path("run")).at("reason").get<std::string>(), "exit_duration_in_mins"));
+}
+
+TEST_CASE("load: finetuning from nothing is refused") {
+  const Scratch scratch;
+  create_directories(scratch.path("empty"));
+  Failure failure = failure_of(
+      short_run(scratch, "a", {{"checkpoint.load", scratch.path("empty")}, {"checkpoint.finetune", "true"}}));
+  CHECK(failure.code == 3);
+  CHECK(contains(failure.message, "finetune"));
+  failure = failure_of(short_run(scratch, "b", {{"checkpoint.finetune", "true"}}));
+  CHECK(failure.code == 2);
+  CHECK(contains(failure.message, "checkpoint.load"));
 }
 
 TEST_CASE("load: an empty folder starts from scratch and says so, or is refused") {
@@ -193,7 +216,8 @@ TEST_CASE("load: another tokenizer, changed settings and a step that is not ther
   CHECK(failure.code == 2);
   CHECK(contains(failure.message, "override_opt_param_scheduler"));
 
-  Settings missing = short_run(scratch, "other", {{"checkpoint.load", scratch.path("run/checkpoints")}, {"checkpoint.ckpt_step", "5"}});
+  Settings missing = short_run(scratch, "other",
+                               {{"checkpoint.load", scratch.path("run/checkpoints")}, {"checkpoint.ckpt_step", "5"}});
   failure = failure_of(missing);
   CHECK(failure.code == 3);
   CHECK(contains(failure.message, "6"));
@@ -218,7 +242,8 @@ TEST_CASE("load: from another run's folder, and without its optimizer") {
   const auto fresh = read_metrics(scratch.path("fresh"));
   CHECK(fresh.at(7).lm_loss == next.at(7).lm_loss);
   CHECK(fresh.at(8).lm_loss != next.at(8).lm_loss);
-  CHECK(difference(checkpoint_weights(scratch.path("fresh/checkpoints")), checkpoint_weights(scratch.path("next/checkpoints"))) != "");
+  CHECK(difference(checkpoint_weights(scratch.path("fresh/checkpoints")),
+                   checkpoint_weights(scratch.path("next/checkpoints"))) != "");
 }
 
 TEST_CASE("load: bf16 weights of a checkpoint without optimizer state become the master copy") {

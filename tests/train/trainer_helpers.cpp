@@ -181,9 +181,10 @@ std::map<int64_t, MetricsLine> read_metrics(const std::string& run_dir) {
   return lines;
 }
 
-Weights checkpoint_weights(const std::string& folder) {
+Weights checkpoint_weights(const std::string& folder, std::optional<int64_t> iteration) {
   Weights weights;
-  const std::optional<CheckpointReader> reader = CheckpointReader::open_latest(folder);
+  const std::optional<CheckpointReader> reader =
+      iteration ? CheckpointReader::open(folder, *iteration) : CheckpointReader::open_latest(folder);
   if (!reader) return weights;
   for (const StoredTensor& tensor : reader->manifest().tensors) {
     std::vector<std::byte>& bytes = weights[tensor.record.name];

@@ -1,4 +1,5 @@
-// What the tests of the training loop share: tiny configurations as settings, steps on an engine, runs in scratch folders.
+// What the tests of the training loop share: tiny configurations as settings, steps on an engine, runs in scratch
+// folders.
 #pragma once
 
 #include <cstddef>
@@ -82,7 +83,7 @@ struct MetricsLine {
 /// Of a run folder, by iteration; a repeated one: the last line counts.
 std::map<int64_t, MetricsLine> read_metrics(const std::string& run_dir);
 
-/// All tensors of the newest checkpoint in `folder`.
-Weights checkpoint_weights(const std::string& folder);
+/// All tensors of one checkpoint in `folder`, or of the newest.
+Weights checkpoint_weights(const std::string& folder, std::optional<int64_t> iteration = {});
 
 }  // namespace megatron::test

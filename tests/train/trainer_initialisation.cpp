@@ -146,6 +146,20 @@ TEST_CASE("initialisation: padding rows of the vocabulary are zero and stay zero
   }
 }
 
+TEST_CASE("a checkpoint holds the true vocabulary, whatever the padding") {
+  EngineRun run(wide({{"model.untie_embeddings_and_output_weights", "true"}}));
+  int found = 0;
+  for (const TensorSource& s : checkpoint_tensors(run.engine().train_program(), run.engine().store(), true)) {
+    if (s.record.name.find("word_embeddings") == std::string::npos &&
+        s.record.name.find("output_layer") == std::string::npos)
+      continue;
+    ++found;
+    CHECK(s.record.shape == std::vector<int64_t>{200, 64});
+    CHECK(s.data.size() == 200 * 64 * sizeof(float));
+  }
+  CHECK(found == 6);  // two tables, each with two moments
+}
+
 TEST_CASE("the amount of padding does not change the mathematics") {
   EngineRun little(tiny({{"model.make_vocab_size_divisible_by", "1"}, {"precision.params_dtype", "fp64"}}));
   EngineRun much(tiny({{"model.make_vocab_size_divisible_by", "256"}, {"precision.params_dtype", "fp64"}}));

@@ -25,7 +25,9 @@ Settings width64(const Settings& changes) {
   return s;
 }
 
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
 
 }  // namespace
 
@@ -35,6 +37,8 @@ TEST_CASE("step: one and more threads give the same bits") {
     EngineRun one(width64({{"precision.params_dtype", dtype}, {"run.cpu_threads", "1"}}));
     EngineRun two(width64({{"precision.params_dtype", dtype}, {"run.cpu_threads", "2"}}));
     EngineRun three(width64({{"precision.params_dtype", dtype}, {"run.cpu_threads", "3"}}));
+    CHECK(one.engine().pool().threads() == 1);
+    CHECK(three.engine().pool().threads() == 3);
     CHECK(difference(one.state(), two.state()) == "");
     const auto records = one.steps(3);
     CHECK(two.steps(3) == records);
@@ -157,6 +161,24 @@ TEST_CASE("trainer: a run goes on past non-finite steps when it is told to, else
   CHECK(ended.size() < 6);
 }
 
+TEST_CASE("trainer: a loss scale is in neither the loss nor the gradient norm nor the update") {
+  const Scratch scratch;
+  const auto train = [&](const std::string& name, const Settings& changes) {
+    Settings settings =
+        tiny({{"run.dir", scratch.path(name)}, {"training.train_iters", "5"}, {"optimizer.optimizer", "sgd"}});
+    for (const auto& [key, value] : changes) settings[key] = value;
+    run_training(load_settings(settings), {});
+    return read_metrics(scratch.path(name));
+  };
+  const auto plain = train("fp32", {});
+  const auto scaled = train("fp16", {{"precision.params_dtype", "fp16"}, {"precision.loss_scale", "1024"}});
+  for (int64_t i = 1; i <= 5; ++i) {
+    CHECK(scaled.at(i).loss_scale == 1024);
+    CHECK(scaled.at(i).lm_loss == Approx(plain.at(i).lm_loss).epsilon(0.01));
+    CHECK(scaled.at(i).grad_norm == Approx(plain.at(i).grad_norm).epsilon(0.03));
+  }
+}
+
 TEST_CASE("step: a skip list reads the batch and trains on nothing") {
   const Scratch scratch;
   const auto train = [&](const std::string& name, const std::string& iterations, const std::string& skip) {
@@ -191,7 +213,8 @@ TEST_CASE("evaluation: no dropout, the same value every time, the loss of the da
   double sum = 0;
   without.engine().begin_step();
   for (int64_t i = 0; i < 8; i += 2) {
-    without.engine().accumulate(make_batch(*without.data().splits.valid, {i, i + 1}, without.data().batch_options), 1.0, 1);
+    without.engine().accumulate(make_batch(*without.data().splits.valid, {i, i + 1}, without.data().batch_options), 1.0,
+                                1);
   }
   sum = without.engine().loss_sum();
   CHECK(sum / (8 * 12) == Approx(first).epsilon(1e-6));
@@ -220,7 +243,8 @@ TEST_CASE("evaluation does not change training") {
     CHECK(often.at(i).valid_lm_loss);
     CHECK_FALSE(never.at(i).valid_lm_loss);
   }
-  CHECK(difference(checkpoint_weights(scratch.path("often/checkpoints")), checkpoint_weights(scratch.path("never/checkpoints"))) == "");
+  CHECK(difference(checkpoint_weights(scratch.path("often/checkpoints")),
+                   checkpoint_weights(scratch.path("never/checkpoints"))) == "");
   // Before the first step, after every step, and the test data at the end.
   CHECK(often.at(0).valid_lm_loss);
   CHECK(often.at(0).valid_lm_loss != often.at(8).valid_lm_loss);
@@ -232,7 +256,8 @@ TEST_CASE("evaluation does not change training") {
 
 TEST_CASE("evaluation: without an interval before the first step and at the end; skip_train evaluates alone") {
   const Scratch scratch;
-  Settings settings = tiny({{"run.dir", scratch.path("run")}, {"training.train_iters", "4"}, {"training.eval_iters", "1"}});
+  Settings settings =
+      tiny({{"run.dir", scratch.path("run")}, {"training.train_iters", "4"}, {"training.eval_iters", "1"}});
   run_training(load_settings(settings), {});
   auto metrics = read_metrics(scratch.path("run"));
   REQUIRE(metrics.contains(0));
@@ -246,6 +271,20 @@ TEST_CASE("evaluation: without an interval before the first step and at the end;
   metrics = read_metrics(scratch.path("run"));
   CHECK(metrics.rbegin()->second.valid_lm_loss == last);
   CHECK(difference(before, checkpoint_weights(scratch.path("run/checkpoints"))) == "");
+}
+
+TEST_CASE("evaluation counts exactly the samples asked for, whatever the micro-batch") {
+  const Settings fp64 = {{"precision.params_dtype", "fp64"}, {"training.global_batch_size", "4"}};
+  Settings one = fp64, four = fp64;
+  one["training.micro_batch_size"] = "1";
+  four["training.micro_batch_size"] = "4";
+  EngineRun a(tiny(one)), b(tiny(four));
+  for (const int64_t samples : {1, 4, 6}) {
+    const double loss = evaluate(a.engine(), a.data().splits.valid, a.data().batch_options, samples);
+    CHECK(evaluate(b.engine(), b.data().splits.valid, b.data().batch_options, samples) == Approx(loss).epsilon(1e-12));
+  }
+  CHECK(evaluate(a.engine(), a.data().splits.valid, a.data().batch_options, 4) !=
+        evaluate(a.engine(), a.data().splits.valid, a.data().batch_options, 6));
 }
 
 }  // namespace megatron::test

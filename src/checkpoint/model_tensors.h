@@ -1,0 +1,18 @@
+// How tensors of a program are named and shaped in checkpoints.
+#pragma once
+
+#include <string>
+
+#include "checkpoint/manifest.h"
+#include "program/program.h"
+
+namespace megatron {
+
+/// The record of a parameter, or of optimizer state of its shape: padding rows of the vocabulary are left out, so that
+/// a checkpoint does not depend on how the tables were padded.
+TensorRecord stored_record(const std::string& name, StateKind kind, DType dtype, const Dims& shape, const Init& init);
+
+/// The rows of a padded tensor that a checkpoint holds: a view of its beginning.
+Tensor stored_rows(const Tensor& tensor, const Init& init);
+
+}  // namespace megatron
