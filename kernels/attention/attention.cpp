@@ -155,7 +155,9 @@ class AttentionBackward final : public AttentionBase {
   }
   void run_cpu(const RunContext& c) const override { attention_backward_cpu(args(c), c.workspace, c.pool); }
 #ifdef MEGATRON_HAVE_CUDA
-  void run_cuda(const RunContext& c) const override { attention_backward_cuda(args(c), c.workspace, c.stream); }
+  void run_cuda(const RunContext& c) const override {
+    attention_backward_cuda(args(c), c.workspace, c.stream);
+  }
 #endif
 
  private:

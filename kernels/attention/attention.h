@@ -79,8 +79,8 @@ int64_t attention_workspace_cpu(const AttentionArgs& args);
 int64_t attention_backward_workspace_cpu(const AttentionBackwardArgs& args);
 
 /// On the GPU, for dimensions up to 256; `stream` is a cudaStream_t. The forward needs no workspace, the gradient one
-/// number a row. fp32 and fp64 multiply in their own type; bf16 and fp16 (dimensions up to 128) on the tensor cores, with
-/// probabilities and their gradients rounded to the operands' type.
+/// number a row. fp32 and fp64 multiply in their own type; bf16 and fp16 (dimensions up to 128) on the tensor cores,
+/// with probabilities and their gradients rounded to the operands' type.
 void attention_cuda(const AttentionArgs& args, void* stream);
 void attention_backward_cuda(const AttentionBackwardArgs& args, void* workspace, void* stream);
 int64_t attention_backward_workspace_cuda(const AttentionBackwardArgs& args);

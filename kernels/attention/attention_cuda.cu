@@ -19,11 +19,17 @@ constexpr int kMaxDimension = 256;
 template <typename A>
 constexpr int kRows = sizeof(A) == 8 ? 16 : 32;
 
-__device__ __forceinline__ double exp_of(double x) { return exp(x); }
-__device__ __forceinline__ float exp_of(float x) { return expf(x); }
+__device__ __forceinline__ double exp_of(double x) {
+  return exp(x);
+}
+__device__ __forceinline__ float exp_of(float x) {
+  return expf(x);
+}
 
 /// An odd number of elements, so that a column of a tile lies in different banks.
-__host__ __device__ constexpr int odd(int n) { return n | 1; }
+__host__ __device__ constexpr int odd(int n) {
+  return n | 1;
+}
 
 /// tile[r][c] = row(r)[c] for c < width, else 0, up to `columns`; row(r) may be null: zeros.
 template <typename A, typename RowOf>
@@ -66,6 +72,62 @@ __device__ __forceinline__ void dot_rows(A (&scores)[RW], const A* rows, int row
   }
 }
 
+/// sums[i][j] += sum_c weights[warp + 8 i][c] values[c][lane + 32 j], over the keys of a tile.
+template <int RW, int NJ, typename A>
+__device__ __forceinline__ void add_values(A (&sums)[RW][NJ], const A* weights, const A* values, int pitch) {
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  for (int c = 0; c < kKeys; ++c) {
+#pragma unroll
+    for (int j = 0; j < NJ; ++j) {
+      const A value = values[c * pitch + lane + kWarp * j];
+#pragma unroll
+      for (int i = 0; i < RW; ++i) sums[i][j] += weights[(warp + kWarps * i) * kPitch + c] * value;
+    }
+  }
+}
+
+/// row[lane + 32 j] = values[j] * factor, below `width`.
+template <typename T, typename A, int NJ>
+__device__ __forceinline__ void store_row(T* row, const A (&values)[NJ], A factor, int width) {
+  const int lane = threadIdx.x % kWarp;
+#pragma unroll
+  for (int j = 0; j < NJ; ++j) {
+    if (lane + kWarp * j < width) row[lane + kWarp * j] = from_accumulator<T>(values[j] * factor);
+  }
+}
+
+/// The running softmax of the rows of a warp.
+template <typename A, int RW, int NJ>
+struct ForwardState {
+  Keys keys[RW];
+  DropoutToken token[RW];
+  A top[RW], sum[RW], out[RW][NJ];
+};
+
+/// The scores of one key for each row, as probabilities (after dropout) into p_tile; what was summed so far is scaled
+/// to the new maximum.
+template <typename A, int RW, int NJ>
+__device__ __forceinline__ void softmax_step(const AttentionView& p, ForwardState<A, RW, NJ>& state,
+                                             const A (&scores)[RW], int key, A* p_tile) {
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const A scale = static_cast<A>(p.scale), lowest = -A(INFINITY);
+#pragma unroll
+  for (int i = 0; i < RW; ++i) {
+    const bool visible = key >= state.keys[i].begin && key < state.keys[i].end;
+    const A score = visible ? scores[i] * scale : lowest;
+    const A highest = warp_max(score), top = highest > state.top[i] ? highest : state.top[i];
+    const A shift = top == lowest ? A(0) : top;  // none yet, or none that is a number
+    A probability = visible ? exp_of(score - shift) : A(0);
+    const A decay = state.top[i] == lowest ? A(1) : exp_of(state.top[i] - shift);
+    state.sum[i] = state.sum[i] * decay + warp_sum(probability);
+    state.top[i] = top;
+    if (p.dropout && visible) probability *= dropout_factor<A>(p, state.token[i], key);
+    p_tile[(warp + kWarps * i) * kPitch + lane] = probability;
+#pragma unroll
+    for (int j = 0; j < NJ; ++j) state.out[i][j] *= decay;
+  }
+}
+
 template <typename T, int NJ, int R>
 __global__ void __launch_bounds__(kThreads) forward_kernel(const __grid_constant__ AttentionView p) {
   using A = Accumulator<T>;
@@ -78,24 +140,21 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(const __grid_constant
   const BlockPlace place = block_place(p);
   const int b = place.b, g = place.g;
   const int first_row = (static_cast<int>(div_ceil(p.rows, R)) - 1 - place.index) * R;  // many keys first
-  const A scale = static_cast<A>(p.scale), lowest = -A(INFINITY);
   const Keys all = block_keys<R>(p, first_row, b);
   load_tile(q_tile, pitch, R, p.d, p.d, [&](int r) -> const T* {
     const int n = first_row + r;
     return n < p.rows ? p.q.row<const T>(n / p.heads, b, g, n % p.heads) : nullptr;
   });
-  Keys keys[RW];
-  DropoutToken token[RW];
-  A top[RW], sum[RW], out[RW][NJ];
+  ForwardState<A, RW, NJ> state;
 #pragma unroll
   for (int i = 0; i < RW; ++i) {
     const int n = first_row + warp + kWarps * i;
-    keys[i] = row_keys(p, n, b);
-    if (p.dropout && n < p.rows) token[i] = row_token(p, n, b, g);
-    top[i] = lowest;
-    sum[i] = A(0);
+    state.keys[i] = row_keys(p, n, b);
+    if (p.dropout && n < p.rows) state.token[i] = row_token(p, n, b, g);
+    state.top[i] = -A(INFINITY);
+    state.sum[i] = A(0);
 #pragma unroll
-    for (int j = 0; j < NJ; ++j) out[i][j] = A(0);
+    for (int j = 0; j < NJ; ++j) state.out[i][j] = A(0);
   }
   for (int t = all.begin; t < all.end; t += kKeys) {
     __syncthreads();
@@ -104,51 +163,23 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(const __grid_constant
     load_tile(v_tile, kColumns, kKeys, p.e, kColumns,
               [&](int r) { return t + r < all.end ? p.v.row<const T>(t + r, b, g) : nullptr; });
     __syncthreads();
-    A scores[RW], decay[RW];
+    A scores[RW];
     dot_rows<RW>(scores, q_tile, pitch, k_tile, pitch, p.d);
-    const int key = t + lane;
-#pragma unroll
-    for (int i = 0; i < RW; ++i) {
-      const bool visible = key >= keys[i].begin && key < keys[i].end;
-      const A score = visible ? scores[i] * scale : lowest;
-      const A highest = warp_max(score), new_top = highest > top[i] ? highest : top[i];
-      const A shift = new_top == lowest ? A(0) : new_top;  // none yet, or none that is a number
-      A probability = visible ? exp_of(score - shift) : A(0);
-      decay[i] = top[i] == lowest ? A(0) : exp_of(top[i] - shift);
-      sum[i] = (top[i] == lowest ? sum[i] : sum[i] * decay[i]) + warp_sum(probability);
-      if (top[i] == lowest) decay[i] = A(1);
-      top[i] = new_top;
-      if (p.dropout && visible) probability *= dropout_factor<A>(p, token[i], key);
-      p_tile[(warp + kWarps * i) * kPitch + lane] = probability;
-#pragma unroll
-      for (int j = 0; j < NJ; ++j) out[i][j] *= decay[i];
-    }
+    softmax_step(p, state, scores, t + lane, p_tile);
     __syncwarp();
-    for (int c = 0; c < kKeys; ++c) {
-#pragma unroll
-      for (int j = 0; j < NJ; ++j) {
-        const A value = v_tile[c * kColumns + lane + kWarp * j];
-#pragma unroll
-        for (int i = 0; i < RW; ++i) out[i][j] += p_tile[(warp + kWarps * i) * kPitch + c] * value;
-      }
-    }
+    add_values(state.out, p_tile, v_tile, kColumns);
   }
 #pragma unroll
   for (int i = 0; i < RW; ++i) {
     const int n = first_row + warp + kWarps * i;
     if (n >= p.rows) continue;
     const int s = n / p.heads, h = n % p.heads;
-    const bool empty = keys[i].begin >= keys[i].end;
+    const bool empty = state.keys[i].begin >= state.keys[i].end;
     if (p.lse.data != nullptr && lane == 0) {
-      *p.lse.row<A>(s, b, g, h) = empty ? std::numeric_limits<A>::lowest() : top[i] + log(sum[i]);
+      *p.lse.row<A>(s, b, g, h) = empty ? std::numeric_limits<A>::lowest() : state.top[i] + log(state.sum[i]);
     }
     if (p.out.data == nullptr) continue;
-    T* to = p.out.row<T>(s, b, g, h);
-    const A inverse = empty ? A(0) : A(1) / sum[i];
-#pragma unroll
-    for (int j = 0; j < NJ; ++j) {
-      if (lane + kWarp * j < p.e) to[lane + kWarp * j] = from_accumulator<T>(out[i][j] * inverse);
-    }
+    store_row(p.out.row<T>(s, b, g, h), state.out[i], empty ? A(0) : A(1) / state.sum[i], p.e);
   }
 }
 
@@ -245,24 +276,12 @@ __global__ void __launch_bounds__(kThreads) dq_kernel(const __grid_constant__ At
       ds_tile[(warp + kWarps * i) * kPitch + lane] = dscore;
     }
     __syncwarp();
-    for (int c = 0; c < kKeys; ++c) {
-#pragma unroll
-      for (int j = 0; j < NJ; ++j) {
-        const A key = k_tile[c * kKeyPitch + lane + kWarp * j];
-#pragma unroll
-        for (int i = 0; i < RW; ++i) dq[i][j] += ds_tile[(warp + kWarps * i) * kPitch + c] * key;
-      }
-    }
+    add_values(dq, ds_tile, k_tile, kKeyPitch);
   }
 #pragma unroll
   for (int i = 0; i < RW; ++i) {
     const int n = first_row + warp + kWarps * i;
-    if (n >= p.rows) continue;
-    T* to = p.dq.row<T>(n / p.heads, b, g, n % p.heads);
-#pragma unroll
-    for (int j = 0; j < NJ; ++j) {
-      if (lane + kWarp * j < p.d) to[lane + kWarp * j] = from_accumulator<T>(dq[i][j]);
-    }
+    if (n < p.rows) store_row(p.dq.row<T>(n / p.heads, b, g, n % p.heads), dq[i], A(1), p.d);
   }
 }
 
@@ -283,12 +302,7 @@ __global__ void __launch_bounds__(kThreads) dkv_kernel(const __grid_constant__ A
             [&](int r) { return first_key + r < p.keys ? p.k.row<const T>(first_key + r, b, g) : nullptr; });
   load_tile(v_tile, e_pitch, kKeys, p.e, p.e,
             [&](int r) { return first_key + r < p.keys ? p.v.row<const T>(first_key + r, b, g) : nullptr; });
-  A dk[KW][NJ], dv[KW][NJ];
-#pragma unroll
-  for (int i = 0; i < KW; ++i) {
-#pragma unroll
-    for (int j = 0; j < NJ; ++j) dk[i][j] = dv[i][j] = A(0);
-  }
+  A dk[KW][NJ] = {}, dv[KW][NJ] = {};
   const Keys queries = seeing_queries(p, first_key, min(first_key + kKeys, p.keys));
   for (int first_row = queries.begin * p.heads; first_row < queries.end * p.heads; first_row += R) {
     const auto row_of = [&](const Strided& x, int r) -> const T* {
@@ -326,12 +340,8 @@ __global__ void __launch_bounds__(kThreads) dkv_kernel(const __grid_constant__ A
   for (int i = 0; i < KW; ++i) {
     const int key = first_key + warp + kWarps * i;
     if (key >= p.keys) continue;
-#pragma unroll
-    for (int j = 0; j < NJ; ++j) {
-      const int c = lane + kWarp * j;
-      if (p.dk.data != nullptr && c < p.d) p.dk.row<T>(key, b, g)[c] = from_accumulator<T>(dk[i][j]);
-      if (p.dv.data != nullptr && c < p.e) p.dv.row<T>(key, b, g)[c] = from_accumulator<T>(dv[i][j]);
-    }
+    if (p.dk.data != nullptr) store_row(p.dk.row<T>(key, b, g), dk[i], A(1), p.d);
+    if (p.dv.data != nullptr) store_row(p.dv.row<T>(key, b, g), dv[i], A(1), p.e);
   }
 }
 
@@ -366,8 +376,7 @@ void launch_backward(const AttentionView& p, void* stream) {
   if (p.dq.data != nullptr && p.rows > 0) {
     with_columns(p.d, [&](auto columns) {
       constexpr int NJ = columns.value;
-      const int64_t elements =
-          R * (odd(p.d) + odd(p.e)) + kKeys * (NJ * kWarp + 1 + odd(p.e)) + R * kPitch;
+      const int64_t elements = R * (odd(p.d) + odd(p.e)) + kKeys * (NJ * kWarp + 1 + odd(p.e)) + R * kPitch;
       launch_attention(dq_kernel<T, NJ, R>, "attention_backward: dq", div_ceil(p.rows, R) * pairs, kThreads,
                        elements * static_cast<int64_t>(sizeof(A)), stream, p);
     });
@@ -375,8 +384,7 @@ void launch_backward(const AttentionView& p, void* stream) {
   if ((p.dk.data != nullptr || p.dv.data != nullptr) && p.keys > 0) {
     with_columns(std::max(p.d, p.e), [&](auto columns) {
       constexpr int NJ = columns.value;
-      const int64_t elements =
-          2 * R * (NJ * kWarp + 1) + kKeys * (odd(p.d) + odd(p.e)) + 2 * R * kPitch;
+      const int64_t elements = 2 * R * (NJ * kWarp + 1) + kKeys * (odd(p.d) + odd(p.e)) + 2 * R * kPitch;
       launch_attention(dkv_kernel<T, NJ, R>, "attention_backward: dk, dv", div_ceil(p.keys, kKeys) * pairs, kThreads,
                        elements * static_cast<int64_t>(sizeof(A)), stream, p);
     });
@@ -472,13 +480,13 @@ void attention_backward_cuda(const AttentionBackwardArgs& args, void* workspace,
   p.dv = strided_keys(args.dv);
   p.mean = workspace;
   if (p.batch == 0 || p.groups == 0) return;
-  p.vectors = size_of(f.q.dtype) == 2 &&
-              all_allow_vectors({&f.q, &f.k, &f.v, &args.dout, &args.dq, &args.dk, &args.dv});
+  p.vectors =
+      size_of(f.q.dtype) == 2 && all_allow_vectors({&f.q, &f.k, &f.v, &args.dout, &args.dq, &args.dk, &args.dv});
   dispatch_cuda("attention_backward", f.q.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     if (p.rows > 0) {
-      launch_attention(mean_kernel<T>, "attention_backward: mean",
-                       div_ceil(p.rows, kWarps) * p.batch * p.groups, kThreads, 0, stream, p);
+      launch_attention(mean_kernel<T>, "attention_backward: mean", div_ceil(p.rows, kWarps) * p.batch * p.groups,
+                       kThreads, 0, stream, p);
     }
     if (!attention_backward_mma_cuda(p, f.q.dtype, stream)) launch_backward<T>(p, stream);
   });

@@ -61,6 +61,48 @@ struct KeyPointers {
   }
 };
 
+/// Keys and values [first, first + kKeys), as one group of copies.
+template <typename T, int D>
+__device__ __forceinline__ void fetch_keys(const AttentionView& p, Keys range, int b, int g, int first, T* k_tile) {
+  T* v_tile = k_tile + kKeys * (D + kPad);
+  fetch_tile<D, kThreads>(k_tile, kKeys, p.d, p.vectors, KeyPointers<T>{p.k, range, b, g, first});
+  fetch_tile<D, kThreads>(v_tile, kKeys, p.e, p.vectors, KeyPointers<T>{p.v, range, b, g, first});
+  commit_copies();
+}
+
+/// Waits for all copies of all threads, but for the latest group where `more` is on its way.
+__device__ __forceinline__ void wait_for_stage(bool more) {
+  if (more) {
+    wait_copies<1>();
+  } else {
+    wait_copies<0>();
+  }
+  __syncthreads();
+}
+
+/// c [16, 8 NT] += the warp's 16 rows of `own` times the transpose of the rows of `other`.
+template <typename T, int D, int NT>
+__device__ __forceinline__ void multiply_tiles(float (&c)[NT][4], const T* own, const T* other) {
+  const int first = static_cast<int>(threadIdx.x) / kWarp * 16;
+#pragma unroll
+  for (int k = 0; k < D / 16; ++k) {
+    uint32_t a[4];
+    load_a(a, own, D + kPad, first, 16 * k);
+    multiply_rows<T>(c, a, other, D + kPad, 16 * k);
+  }
+}
+
+/// A lane's part of its row i (of two) of a C, times `factor`.
+template <typename T, int NT>
+__device__ __forceinline__ void store_part(T* row, const float (&c)[NT][4], int i, float factor, int width,
+                                           bool vectors) {
+#pragma unroll
+  for (int n = 0; n < NT; ++n) {
+    store_pair(row, 8 * n + 2 * (static_cast<int>(threadIdx.x) % 4), width, vectors, c[n][2 * i] * factor,
+               c[n][2 * i + 1] * factor);
+  }
+}
+
 /// The running softmax of the two rows that a lane has a part of.
 template <int NO>
 struct ForwardState {
@@ -118,6 +160,28 @@ __device__ __forceinline__ void softmax_tile(const AttentionView& p, ForwardStat
   }
 }
 
+/// Ends the sums of the warp's 16 rows from `first_row` on, and writes out and lse.
+template <typename T, int NO>
+__device__ __forceinline__ void store_forward(const AttentionView& p, const ForwardState<NO>& state, int b, int g,
+                                              int first_row) {
+  const int lane = threadIdx.x % kWarp;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    float sum = state.sum[i];
+    sum += __shfl_xor_sync(kFullWarp, sum, 1);
+    sum += __shfl_xor_sync(kFullWarp, sum, 2);
+    const int n = first_row + lane / 4 + 8 * i;
+    if (n >= p.rows) continue;
+    const int s = n / p.heads, h = n % p.heads;
+    const bool empty = state.keys[i].begin >= state.keys[i].end;
+    if (p.lse.data != nullptr && lane % 4 == 0) {
+      *p.lse.row<float>(s, b, g, h) = empty ? std::numeric_limits<float>::lowest() : state.top[i] / kLog2e + logf(sum);
+    }
+    if (p.out.data == nullptr) continue;
+    store_part(p.out.row<T>(s, b, g, h), state.out, i, empty ? 0.0f : 1.0f / sum, p.e, p.vectors);
+  }
+}
+
 template <typename T, int D>
 __global__ void __launch_bounds__(kThreads, 1) forward_mma(const __grid_constant__ AttentionView p) {
   constexpr int kPitch = D + kPad, kTile = kKeys * kPitch;
@@ -146,21 +210,12 @@ __global__ void __launch_bounds__(kThreads, 1) forward_mma(const __grid_constant
     state.top[i] = -INFINITY;
     if (p.dropout && n < p.rows) state.token[i] = row_token(p, n, b, g);
   }
-  const auto fetch = [&](int key, int stage) {
-    T* k_tile = tiles + stage * 2 * kTile;
-    fetch_tile<D, kThreads>(k_tile, kKeys, p.d, p.vectors, KeyPointers<T>{p.k, seen.any, b, g, key});
-    fetch_tile<D, kThreads>(k_tile + kTile, kKeys, p.e, p.vectors, KeyPointers<T>{p.v, seen.any, b, g, key});
-    commit_copies();
-  };
+  const auto fetch = [&](int key, int stage) { fetch_keys<T, D>(p, seen.any, b, g, key, tiles + stage * 2 * kTile); };
   if (begin < seen.any.end) fetch(begin, 0);
   for (int key = begin, stage = 0; key < seen.any.end; key += kKeys, stage ^= 1) {
-    if (key + kKeys < seen.any.end) {
-      fetch(key + kKeys, stage ^ 1);
-      wait_copies<1>();
-    } else {
-      wait_copies<0>();
-    }
-    __syncthreads();
+    const bool more = key + kKeys < seen.any.end;
+    if (more) fetch(key + kKeys, stage ^ 1);
+    wait_for_stage(more);
     const T* k_tile = tiles + stage * 2 * kTile;
     float scores[kKeys / 8][4] = {};
 #pragma unroll
@@ -174,28 +229,7 @@ __global__ void __launch_bounds__(kThreads, 1) forward_mma(const __grid_constant
     }
     __syncthreads();
   }
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    float sum = state.sum[i];
-    sum += __shfl_xor_sync(kFullWarp, sum, 1);
-    sum += __shfl_xor_sync(kFullWarp, sum, 2);
-    const int n = first_row + 16 * warp + lane / 4 + 8 * i;
-    if (n >= p.rows) continue;
-    const int s = n / p.heads, h = n % p.heads;
-    const bool empty = state.keys[i].begin >= state.keys[i].end;
-    if (p.lse.data != nullptr && lane % 4 == 0) {
-      *p.lse.row<float>(s, b, g, h) =
-          empty ? std::numeric_limits<float>::lowest() : state.top[i] / kLog2e + logf(sum);
-    }
-    if (p.out.data == nullptr) continue;
-    T* out = p.out.row<T>(s, b, g, h);
-    const float inverse = empty ? 0.0f : 1.0f / sum;
-#pragma unroll
-    for (int c = 0; c < D / 8; ++c) {
-      store_pair(out, 8 * c + 2 * (lane % 4), p.e, p.vectors, state.out[c][2 * i] * inverse,
-                 state.out[c][2 * i + 1] * inverse);
-    }
-  }
+  store_forward<T>(p, state, b, g, first_row + 16 * warp);
 }
 
 /// lse in base 2 and the mean of row n; infinity for a row that sees nothing, so that its probabilities are 0.
@@ -208,71 +242,72 @@ __device__ __forceinline__ void load_statistics(const AttentionView& p, int n, i
   *mean = static_cast<const float*>(p.mean)[(int64_t{b} * p.groups + g) * p.rows + n];
 }
 
+/// What dq needs of the two rows that a lane has a part of.
+struct GradientRows {
+  Keys keys[2];
+  DropoutToken token[2];
+  float lse[2], mean[2];
+};
+
+/// Of rows n and n + 8.
+__device__ __forceinline__ GradientRows load_gradient_rows(const AttentionView& p, int n, int b, int g) {
+  GradientRows rows{};
+#pragma unroll
+  for (int i = 0; i < 2; ++i, n += 8) {
+    rows.keys[i] = row_keys(p, n, b);
+    load_statistics(p, n, b, g, rows.keys[i], &rows.lse[i], &rows.mean[i]);
+    if (p.dropout && n < p.rows) rows.token[i] = row_token(p, n, b, g);
+  }
+  return rows;
+}
+
+/// Scores [16 rows, keys] become their gradients.
+__device__ __forceinline__ void score_gradients(const AttentionView& p, const GradientRows& rows, int first_key,
+                                                bool masked, float (&scores)[kKeys / 8][4],
+                                                const float (&gradients)[kKeys / 8][4]) {
+  const float scale = static_cast<float>(p.scale);
+#pragma unroll
+  for (int n = 0; n < kKeys / 8; ++n) {
+#pragma unroll
+    for (int x = 0; x < 4; ++x) {
+      const int i = x / 2, t = first_key + 8 * n + 2 * (static_cast<int>(threadIdx.x) % 4) + x % 2;
+      float probability = power_of_two(scores[n][x] * scale * kLog2e - rows.lse[i]);
+      if (masked && (t < rows.keys[i].begin || t >= rows.keys[i].end)) probability = 0;
+      float gradient = gradients[n][x];
+      if (p.dropout) gradient *= dropout_factor<float>(p, rows.token[i], t);
+      scores[n][x] = probability * (gradient - rows.mean[i]) * scale;
+    }
+  }
+}
+
 template <typename T, int D>
 __global__ void __launch_bounds__(kThreads, 1) dq_mma(const __grid_constant__ AttentionView p) {
   constexpr int kPitch = D + kPad, kTile = kKeys * kPitch;
   T* q_tile = reinterpret_cast<T*>(launch_memory());
   T* dout_tile = q_tile + kRows * kPitch;
   T* tiles = dout_tile + kRows * kPitch;  // stage 0: k, v; stage 1: k, v
-  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, column = 2 * (lane % 4);
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const BlockPlace place = block_place(p);
   const int b = place.b, g = place.g;
   const int first_row = (static_cast<int>(div_ceil(p.rows, kRows)) - 1 - place.index) * kRows;
   const BlockKeys seen = block_keys(p, first_row, b);
   const int begin = seen.any.begin / kKeys * kKeys;
-  const float scale = static_cast<float>(p.scale);
 
-  Keys keys[2];
-  DropoutToken token[2] = {};
-  float lse[2], mean[2];
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const int n = first_row + 16 * warp + lane / 4 + 8 * i;
-    keys[i] = row_keys(p, n, b);
-    load_statistics(p, n, b, g, keys[i], &lse[i], &mean[i]);
-    if (p.dropout && n < p.rows) token[i] = row_token(p, n, b, g);
-  }
-  const auto fetch = [&](int key, int stage) {
-    T* k_tile = tiles + stage * 2 * kTile;
-    fetch_tile<D, kThreads>(k_tile, kKeys, p.d, p.vectors, KeyPointers<T>{p.k, seen.any, b, g, key});
-    fetch_tile<D, kThreads>(k_tile + kTile, kKeys, p.e, p.vectors, KeyPointers<T>{p.v, seen.any, b, g, key});
-    commit_copies();
-  };
+  const GradientRows rows = load_gradient_rows(p, first_row + 16 * warp + lane / 4, b, g);
+  const auto fetch = [&](int key, int stage) { fetch_keys<T, D>(p, seen.any, b, g, key, tiles + stage * 2 * kTile); };
   float dq[D / 8][4] = {};
   fetch_tile<D, kThreads>(q_tile, kRows, p.d, p.vectors, RowPointers<T>{p, p.q, b, g, first_row});
   fetch_tile<D, kThreads>(dout_tile, kRows, p.e, p.vectors, RowPointers<T>{p, p.dout, b, g, first_row});
   if (begin < seen.any.end) fetch(begin, 0);
   for (int key = begin, stage = 0; key < seen.any.end; key += kKeys, stage ^= 1) {
-    if (key + kKeys < seen.any.end) {
-      fetch(key + kKeys, stage ^ 1);
-      wait_copies<1>();
-    } else {
-      wait_copies<0>();
-    }
-    __syncthreads();
+    const bool more = key + kKeys < seen.any.end;
+    if (more) fetch(key + kKeys, stage ^ 1);
+    wait_for_stage(more);
     const T* k_tile = tiles + stage * 2 * kTile;
     float scores[kKeys / 8][4] = {}, gradients[kKeys / 8][4] = {};
-#pragma unroll
-    for (int k = 0; k < D / 16; ++k) {
-      uint32_t rows[4];
-      load_a(rows, q_tile, kPitch, 16 * warp, 16 * k);
-      multiply_rows<T>(scores, rows, k_tile, kPitch, 16 * k);
-      load_a(rows, dout_tile, kPitch, 16 * warp, 16 * k);
-      multiply_rows<T>(gradients, rows, k_tile + kTile, kPitch, 16 * k);
-    }
-    const bool masked = key < seen.all.begin || key + kKeys > seen.all.end;
-#pragma unroll
-    for (int n = 0; n < kKeys / 8; ++n) {
-#pragma unroll
-      for (int x = 0; x < 4; ++x) {
-        const int i = x / 2, t = key + 8 * n + column + x % 2;
-        float probability = power_of_two(scores[n][x] * scale * kLog2e - lse[i]);
-        if (masked && (t < keys[i].begin || t >= keys[i].end)) probability = 0;
-        float gradient = gradients[n][x];
-        if (p.dropout) gradient *= dropout_factor<float>(p, token[i], t);
-        scores[n][x] = probability * (gradient - mean[i]) * scale;
-      }
-    }
+    multiply_tiles<T, D>(scores, q_tile, k_tile);
+    multiply_tiles<T, D>(gradients, dout_tile, k_tile + kTile);
+    score_gradients(p, rows, key, key < seen.all.begin || key + kKeys > seen.all.end, scores, gradients);
 #pragma unroll
     for (int k = 0; k < kKeys / 16; ++k) {
       uint32_t dscores[4];
@@ -287,9 +322,7 @@ __global__ void __launch_bounds__(kThreads, 1) dq_mma(const __grid_constant__ At
   for (int i = 0; i < 2; ++i) {
     const int n = first_row + 16 * warp + lane / 4 + 8 * i;
     if (n >= p.rows) continue;
-    T* to = p.dq.row<T>(n / p.heads, b, g, n % p.heads);
-#pragma unroll
-    for (int c = 0; c < D / 8; ++c) store_pair(to, 8 * c + column, p.d, p.vectors, dq[c][2 * i], dq[c][2 * i + 1]);
+    store_part(p.dq.row<T>(n / p.heads, b, g, n % p.heads), dq, i, 1.0f, p.d, p.vectors);
   }
 }
 
@@ -324,8 +357,7 @@ __device__ __forceinline__ void load_row_tile(const AttentionView& p, int first_
 
 /// Scores [16 keys, rows] become probabilities (after dropout), gradients those of the scores.
 __device__ __forceinline__ void score_gradients(const AttentionView& p, const RowTile& rows, int first_key,
-                                                float (&scores)[kRowTile / 8][4],
-                                                float (&gradients)[kRowTile / 8][4]) {
+                                                float (&scores)[kRowTile / 8][4], float (&gradients)[kRowTile / 8][4]) {
   const int lane = threadIdx.x % kWarp;
   const float scale = static_cast<float>(p.scale);
 #pragma unroll
@@ -373,26 +405,16 @@ __global__ void __launch_bounds__(kThreads, 1) dkv_mma(const __grid_constant__ A
   const int end = queries.end * p.heads;
   if (queries.begin < queries.end) fetch(queries.begin * p.heads, 0);
   for (int row = queries.begin * p.heads, stage = 0; row < end; row += kRowTile, stage ^= 1) {
-    if (row + kRowTile < end) {
-      fetch(row + kRowTile, stage ^ 1);
-      wait_copies<1>();
-    } else {
-      wait_copies<0>();
-    }
-    __syncthreads();
+    const bool more = row + kRowTile < end;
+    if (more) fetch(row + kRowTile, stage ^ 1);
+    wait_for_stage(more);
     const RowTile& rows = row_tiles[stage];
     if (rows.any) {
       const T* q_tile = tiles + stage * 2 * kTile;
       const T* dout_tile = q_tile + kTile;
       float scores[kRowTile / 8][4] = {}, gradients[kRowTile / 8][4] = {};
-#pragma unroll
-      for (int k = 0; k < D / 16; ++k) {
-        uint32_t keys[4];
-        load_a(keys, k_tile, kPitch, 16 * warp, 16 * k);
-        multiply_rows<T>(scores, keys, q_tile, kPitch, 16 * k);
-        load_a(keys, v_tile, kPitch, 16 * warp, 16 * k);
-        multiply_rows<T>(gradients, keys, dout_tile, kPitch, 16 * k);
-      }
+      multiply_tiles<T, D>(scores, k_tile, q_tile);
+      multiply_tiles<T, D>(gradients, v_tile, dout_tile);
       score_gradients(p, rows, first_key + 16 * warp, scores, gradients);
 #pragma unroll
       for (int k = 0; k < kRowTile / 16; ++k) {
@@ -411,16 +433,8 @@ __global__ void __launch_bounds__(kThreads, 1) dkv_mma(const __grid_constant__ A
   for (int i = 0; i < 2; ++i) {
     const int key = first_key + 16 * warp + lane / 4 + 8 * i;
     if (key >= p.keys) continue;
-#pragma unroll
-    for (int c = 0; c < D / 8; ++c) {
-      const int column = 8 * c + 2 * (lane % 4);
-      if (p.dk.data != nullptr) {
-        store_pair(p.dk.row<T>(key, b, g), column, p.d, p.vectors, dk[c][2 * i], dk[c][2 * i + 1]);
-      }
-      if (p.dv.data != nullptr) {
-        store_pair(p.dv.row<T>(key, b, g), column, p.e, p.vectors, dv[c][2 * i], dv[c][2 * i + 1]);
-      }
-    }
+    if (p.dk.data != nullptr) store_part(p.dk.row<T>(key, b, g), dk, i, 1.0f, p.d, p.vectors);
+    if (p.dv.data != nullptr) store_part(p.dv.row<T>(key, b, g), dv, i, 1.0f, p.e, p.vectors);
   }
 }
 

@@ -1,12 +1,13 @@
-// What the CUDA kernels of attention share: the arguments as plain numbers, which keys a row sees, and dropout. A row is
-// a query of one head: row n of a (sample, group) is query n / heads, head n % heads, so that heads of one group share
-// the keys that a block reads.
+// What the CUDA kernels of attention share: the arguments as plain numbers, which keys a row sees, and dropout. A row
+// is a query of one head: row n of a (sample, group) is query n / heads, head n % heads, so that heads of one group
+// share the keys that a block reads.
 #pragma once
 
 #include <limits>
 
 #include "kernels/attention/attention.h"
 #include "kernels/cuda/cuda_types.cuh"
+#include "kernels/cuda/reduce.cuh"
 #include "kernels/random/dropout_mask.h"
 
 namespace megatron::cuda {

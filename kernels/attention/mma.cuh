@@ -27,8 +27,8 @@ __device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&a)[4], 
   }
 }
 
-/// Four 8x8 blocks; lanes 8i .. 8i+7 give the addresses of the rows of block i. Lane l gets elements (l / 4, 2 (l % 4)..)
-/// of each block, or (2 (l % 4).., l / 4) of it when transposed.
+/// Four 8x8 blocks; lanes 8i .. 8i+7 give the addresses of the rows of block i. Lane l gets elements (l / 4, 2 (l %
+/// 4)..) of each block, or (2 (l % 4).., l / 4) of it when transposed.
 template <bool kTransposed>
 __device__ __forceinline__ void load_blocks(uint32_t (&r)[4], const void* row) {
   const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
@@ -58,7 +58,9 @@ __device__ __forceinline__ void copy_word_async(float* to, const float* from) {
                : "memory");
 }
 /// Ends a group of copies.
-__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+__device__ __forceinline__ void commit_copies() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
 /// Waits until at most kPending of the thread's latest groups are under way.
 template <int kPending>
 __device__ __forceinline__ void wait_copies() {
@@ -130,8 +132,8 @@ __device__ __forceinline__ void as_a(uint32_t (&a)[4], const float (&c)[NT][4], 
   a[3] = pack_pair<T>(c[2 * k + 1][2], c[2 * k + 1][3]);
 }
 
-/// A tile of `rows` rows of kColumns elements, pitch kColumns + 8, from global rows of `width` elements: row(r), or null
-/// for zeros. With `vectors` through copy_async: commit and wait before reading.
+/// A tile of `rows` rows of kColumns elements, pitch kColumns + 8, from global rows of `width` elements: row(r), or
+/// null for zeros. With `vectors` through copy_async: commit and wait before reading.
 template <int kColumns, int kThreads, typename T, typename RowOf>
 __device__ __forceinline__ void fetch_tile(T* tile, int rows, int width, bool vectors, const RowOf& row) {
   constexpr int kPieces = kColumns / 8;

@@ -12,6 +12,8 @@
 
 #include "base/check.h"
 #include "device/cuda_check.h"
+#include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/rows.cuh"
 #include "tensor/tensor.h"
 
 namespace megatron {
@@ -35,9 +37,6 @@ namespace megatron::cuda {
 using BF16 = __nv_bfloat16;
 using F16 = __half;
 using megatron::Accumulator;  // double for fp64, else float
-
-constexpr int kWarp = 32;
-constexpr unsigned kFullWarp = 0xffffffffu;
 
 /// TypeOf<T>::kDType is the DType of a floating device type.
 template <typename T>
@@ -190,110 +189,6 @@ inline bool allows_packs(const Tensor& t, int n) {
     if (t.shape[i] > 1 && t.strides[i] % n != 0) return false;
   }
   return t.shape.back() <= 1 || t.strides[t.shape.rank() - 1] == 1;
-}
-
-// ---- sums in a fixed order
-
-template <typename A>
-__device__ __forceinline__ A warp_sum(A v) {
-#pragma unroll
-  for (int step = kWarp / 2; step > 0; step /= 2) v += __shfl_xor_sync(kFullWarp, v, step);
-  return v;
-}
-template <typename A>
-__device__ __forceinline__ A warp_max(A v) {
-#pragma unroll
-  for (int step = kWarp / 2; step > 0; step /= 2) {
-    const A other = __shfl_xor_sync(kFullWarp, v, step);
-    v = other > v ? other : v;
-  }
-  return v;
-}
-
-/// Sum over a block of kThreads (a multiple of 32, at most 1024), given to all its threads. All must call it; a call
-/// waits at its start, so calls may follow each other.
-template <int kThreads, typename A>
-__device__ __forceinline__ A block_sum(A v) {
-  static_assert(kThreads % kWarp == 0 && kThreads <= 1024);
-  v = warp_sum(v);
-  if constexpr (kThreads > kWarp) {
-    __shared__ A partial[kThreads / kWarp];
-    __syncthreads();
-    if (threadIdx.x % kWarp == 0) partial[threadIdx.x / kWarp] = v;
-    __syncthreads();
-    v = threadIdx.x % kWarp < kThreads / kWarp ? partial[threadIdx.x % kWarp] : A(0);
-    v = warp_sum(v);
-  }
-  return v;
-}
-/// Largest value over a block; as block_sum.
-template <int kThreads, typename A>
-__device__ __forceinline__ A block_max(A v) {
-  static_assert(kThreads % kWarp == 0 && kThreads <= 1024);
-  v = warp_max(v);
-  if constexpr (kThreads > kWarp) {
-    __shared__ A partial[kThreads / kWarp];
-    __syncthreads();
-    if (threadIdx.x % kWarp == 0) partial[threadIdx.x / kWarp] = v;
-    __syncthreads();
-    v = partial[threadIdx.x % kWarp % (kThreads / kWarp)];
-    v = warp_max(v);
-  }
-  return v;
-}
-
-// ---- rows of strided tensors
-
-/// Where row `row` (index over all dimensions but the innermost) of a tensor begins, in elements. Dimensions that
-/// follow each other without a gap are one; a contiguous tensor needs no division.
-struct RowOffsets {
-  int count = 0;  ///< outer dimensions, innermost of them first
-  uint32_t sizes[Dims::kMaxRank];
-  int64_t strides[Dims::kMaxRank];
-
-  __device__ __forceinline__ int64_t operator()(int64_t row) const {
-    int64_t offset = 0;
-    for (int i = 0; i + 1 < count; ++i) {
-      int64_t quotient;
-      if (row <= 0xffffffffll) {
-        quotient = static_cast<uint32_t>(row) / sizes[i];
-      } else {
-        quotient = row / sizes[i];
-      }
-      offset += (row - quotient * sizes[i]) * strides[i];
-      row = quotient;
-    }
-    return count == 0 ? 0 : offset + row * strides[count - 1];
-  }
-};
-
-/// `inner`: dimensions at the end that are not part of the row index. The tensor may be absent.
-inline RowOffsets row_offsets(const Tensor& t, int inner = 1) {
-  RowOffsets rows;
-  if (t.data == nullptr) return rows;
-  for (int i = t.shape.rank() - 1 - inner; i >= 0; --i) {
-    const int64_t size = t.shape[i];
-    if (size == 1) continue;
-    MEGATRON_CHECK(size <= 0xffffffffll, "a dimension is larger than 2^32");
-    if (rows.count > 0) {
-      const int last = rows.count - 1;
-      const int64_t merged = size * rows.sizes[last];
-      if (t.strides[i] == rows.strides[last] * rows.sizes[last] && merged <= 0xffffffffll) {
-        rows.sizes[last] = static_cast<uint32_t>(merged);
-        continue;
-      }
-    }
-    rows.sizes[rows.count] = static_cast<uint32_t>(size);
-    rows.strides[rows.count++] = t.strides[i];
-  }
-  return rows;
-}
-
-/// Product of the dimensions but the `inner` last: the number of rows.
-inline int64_t count_rows(const Tensor& t, int inner = 1) {
-  int64_t n = 1;
-  for (int i = 0; i < t.shape.rank() - inner; ++i) n *= t.shape[i];
-  return n;
 }
 
 // ---- launches

@@ -7,7 +7,6 @@
 #include <map>
 #include <string>
 
-#include "base/error.h"
 #include "kernels/cuda/cuda_types.cuh"
 
 namespace megatron {
@@ -24,8 +23,8 @@ std::string describe(const CudaGemm& g) {
 
 void check_blas(cublasStatus_t status, const char* call, const CudaGemm* g = nullptr) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
-  throw DeviceError(std::string(call) + ": " + cublasLtGetStatusName(status) +
-                    (g != nullptr ? " for the " + describe(*g) : std::string()));
+  fail_gemm(std::string(call) + ": " + cublasLtGetStatusName(status) +
+            (g != nullptr ? " for the " + describe(*g) : std::string()));
 }
 
 cudaDataType_t cuda_type(DType type) {
@@ -72,9 +71,9 @@ void set(cublasLtMatmulPreference_t preference, cublasLtMatmulPreferenceAttribut
 void set_layout(cublasLtMatrixLayout_t layout, DType type, bool transposed, int64_t rows, int64_t columns, int64_t ld) {
   // A row-major matrix [rows, columns], or its transpose, as it lies in memory: columns come first.
   const int64_t across = transposed ? rows : columns, down = transposed ? columns : rows;
-  check_blas(cublasLtMatrixLayoutInit(layout, cuda_type(type), static_cast<uint64_t>(across),
-                                      static_cast<uint64_t>(down), ld),
-             "cublasLtMatrixLayoutInit");
+  check_blas(
+      cublasLtMatrixLayoutInit(layout, cuda_type(type), static_cast<uint64_t>(across), static_cast<uint64_t>(down), ld),
+      "cublasLtMatrixLayoutInit");
 }
 
 Plan make_plan(cublasLtHandle_t handle, const CudaGemm& g) {
@@ -198,17 +197,17 @@ void gemm_cuda(const CudaGemm& args, void* workspace, void* stream) {
     g.add = true;
   }
   Plan& plan = blas.plan(g);
-  if (!plan.found) throw DeviceError("cuBLASLt has no algorithm for the " + describe(g));
+  if (!plan.found) fail_gemm("cuBLASLt has no algorithm for the " + describe(g));
   if (g.bias != nullptr) set(&plan.product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, g.bias);
   const double wide[2] = {1.0, g.add ? 1.0 : 0.0};
   const float narrow[2] = {1.0f, g.add ? 1.0f : 0.0f};
   const bool is_wide = g.type == DType::kF64;
   const void* alpha = is_wide ? static_cast<const void*>(&wide[0]) : &narrow[0];
   const void* beta = is_wide ? static_cast<const void*>(&wide[1]) : &narrow[1];
-  check_blas(cublasLtMatmul(blas.handle(), &plan.product, alpha, g.b, &plan.b, g.a, &plan.a, beta, g.c, &plan.c, g.c,
-                            &plan.c, &plan.algorithm, workspace, static_cast<size_t>(kGemmWorkspaceCuda),
-                            stream_of(stream)),
-             "cublasLtMatmul", &g);
+  check_blas(
+      cublasLtMatmul(blas.handle(), &plan.product, alpha, g.b, &plan.b, g.a, &plan.a, beta, g.c, &plan.c, g.c, &plan.c,
+                     &plan.algorithm, workspace, static_cast<size_t>(kGemmWorkspaceCuda), stream_of(stream)),
+      "cublasLtMatmul", &g);
 }
 
 }  // namespace megatron

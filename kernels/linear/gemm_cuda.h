@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "tensor/dtype.h"
 
@@ -31,5 +32,8 @@ constexpr int64_t kGemmWorkspaceCuda = int64_t{32} << 20;
 /// the shapes, types and alignments among those whose sums have one order; the choice is kept for later calls of the
 /// thread. Throws DeviceError naming the product when the library refuses it.
 void gemm_cuda(const CudaGemm& args, void* workspace, void* stream);
+
+/// Throws DeviceError; device code does not see the exceptions.
+[[noreturn]] void fail_gemm(const std::string& message);
 
 }  // namespace megatron

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/error.h"
 #include "kernels/common.h"
 #include "kernels/linear/gemm_cuda.h"
 
@@ -52,7 +53,7 @@ class BiasGradient final : public OpKind {
   }
   int64_t workspace(const RunContext& shapes, DeviceKind device) const override {
     const BiasGradientArgs args = arguments(shapes);
-        return device == DeviceKind::kCpu ? bias_gradient_workspace_cpu(args.dy.dtype, args.rows, args.out)
+    return device == DeviceKind::kCpu ? bias_gradient_workspace_cpu(args.dy.dtype, args.rows, args.out)
                                       : bias_gradient_workspace_cuda(args.dy.dtype, args.rows, args.out);
   }
   void run_cpu(const RunContext& context) const override {
@@ -246,6 +247,10 @@ class Linear final : public OpKind {
 };
 
 }  // namespace
+
+void fail_gemm(const std::string& message) {
+  throw DeviceError(message);
+}
 
 // Here and not in the .cu file, so that plans for GPUs can be made by a build without CUDA.
 int64_t bias_gradient_rows_cuda(int64_t rows) {

@@ -67,8 +67,8 @@ int64_t linear_workspace_cpu(DType dtype, int64_t rows, int64_t in, int64_t out)
 int64_t weight_gradient_workspace_cpu(DType dtype, int64_t rows, int64_t in, int64_t out);
 int64_t bias_gradient_workspace_cpu(DType dtype, int64_t rows, int64_t out);
 
-/// On the GPU, through cuBLASLt; `stream` is a cudaStream_t. `workspace`: kGemmWorkspaceCuda bytes (gemm_cuda.h) for the
-/// products, bias_gradient_workspace_cuda() for the bias.
+/// On the GPU, through cuBLASLt; `stream` is a cudaStream_t. `workspace`: kGemmWorkspaceCuda bytes (gemm_cuda.h) for
+/// the products, bias_gradient_workspace_cuda() for the bias.
 void linear_cuda(const LinearArgs& args, void* workspace, void* stream);
 void linear_data_gradient_cuda(const LinearDataGradientArgs& args, void* workspace, void* stream);
 void linear_weight_gradient_cuda(const LinearWeightGradientArgs& args, void* workspace, void* stream);

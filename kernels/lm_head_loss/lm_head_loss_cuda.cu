@@ -1,6 +1,8 @@
-// CUDA kernels of the fused head and cross entropy: chunk of tokens by chunk of tokens, logits = x w^T in the accumulator
-// type, one block per token turns them into their gradient in place, then dx = dlogits w and dw += dlogits^T x.
+// CUDA kernels of the fused head and cross entropy: chunk of tokens by chunk of tokens, logits = x w^T in the
+// accumulator type, one block per token turns them into their gradient in place, then dx = dlogits w and dw +=
+// dlogits^T x.
 #include "kernels/cuda/cuda_types.cuh"
+#include "kernels/cuda/reduce.cuh"
 #include "kernels/linear/gemm_cuda.h"
 #include "kernels/lm_head_loss/lm_head_loss.h"
 

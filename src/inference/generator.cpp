@@ -79,7 +79,7 @@ class Runner {
     trace_generation(t, model_.spec(), ParallelContext(), batch_, tokens, cache_length);
     remove_dead_ops(program);
     PackOptions options;
-    options.device = model_.store().device().kind();
+    options.device = model_.device().kind();
     return pack(std::move(program), options);
   }
 
