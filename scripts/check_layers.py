@@ -50,6 +50,8 @@ BUDGET = {"header": 200, "source": 450, "kernel": 600, "function": 60}
 
 # What may go beyond its budget: "path" or "path:function" -> (lines, reason).
 EXCEPTIONS = {
+    "kernels/rmsnorm/norm_cuda.cuh:__launch_bounds__": (
+        80, "one pass over a row in registers: load, reduce, store share their register arrays"),
 }
 
 SUFFIXES = {".h", ".cuh", ".cpp", ".cu"}
@@ -135,7 +137,8 @@ class Checker:
 
     def check_budgets(self, path, lines, room):
         name = str(path.relative_to(self.root))
-        kind = "header" if path.suffix in {".h", ".cuh"} else "kernel" if room == "kernels" else "source"
+        # A .cuh holds kernels that are templates.
+        kind = "header" if path.suffix == ".h" else "kernel" if room == "kernels" else "source"
         problem = self.over_budget(name, kind, len(lines))
         if problem:
             self.error(path, len(lines), problem)
@@ -207,6 +210,7 @@ def find_functions(lines):
 
 def self_test():
     """Each planted fault must be found, and the clean tree must pass."""
+    EXCEPTIONS.clear()  # they speak of this repository's files
     long_body = "int f() {\n" + "  g();\n" * 60 + "}\n"
     member = "class A {\n public:\n  A() : a_(1) {}\n  int f() const {\n" + "    g();\n" * 60 + "  }\n};\n"
     wrapped = "int f(int a,\n      int b) {\n" + "  g();\n" * 60 + "}\n"

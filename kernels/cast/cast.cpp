@@ -21,7 +21,9 @@ class Cast final : public OpKind {
   }
   void run_cpu(const RunContext& c) const override { cast_cpu({c.in(0), c.out(0)}, c.pool); }
 #ifdef MEGATRON_HAVE_CUDA
-  void run_cuda(const RunContext& c) const override { cast_cuda({c.in(0), c.out(0)}, c.stream); }
+  void run_cuda(const RunContext& c) const override {
+    cast_cuda({c.in(0), c.out(0)}, c.stream);
+  }
 #endif
 
  private:
@@ -37,7 +39,9 @@ class FillZero final : public OpKind {
   std::vector<int> updates() const override { return {0}; }
   void run_cpu(const RunContext& c) const override { fill_zero_cpu(c.in(0), c.pool); }
 #ifdef MEGATRON_HAVE_CUDA
-  void run_cuda(const RunContext& c) const override { fill_zero_cuda(c.in(0), c.stream); }
+  void run_cuda(const RunContext& c) const override {
+    fill_zero_cuda(c.in(0), c.stream);
+  }
 #endif
 };
 

@@ -75,7 +75,9 @@ class AttentionCached final : public OpKind {
   }
   void run_cpu(const RunContext& c) const override { attention_cpu(args(c), c.workspace, c.pool); }
 #ifdef MEGATRON_HAVE_CUDA
-  void run_cuda(const RunContext& c) const override { attention_cuda(args(c), c.stream); }
+  void run_cuda(const RunContext& c) const override {
+    attention_cuda(args(c), c.stream);
+  }
 #endif
 
  private:

@@ -31,8 +31,8 @@ struct KvCacheAppendArgs {
   Tensor cache, x, position;
 };
 void kv_cache_append_cpu(const KvCacheAppendArgs& args);
-/// Device pointers; `stream` is a cudaStream_t. Only in builds with CUDA. A position beyond the cache stops the GPU with
-/// a message: the run ends with a DeviceError.
+/// Device pointers; `stream` is a cudaStream_t. Only in builds with CUDA. A position beyond the cache stops the GPU
+/// with a message: the run ends with a DeviceError.
 void kv_cache_append_cuda(const KvCacheAppendArgs& args, void* stream);
 
 /// The arguments of attention_cpu() for a cache.

@@ -16,6 +16,8 @@ inline void check_cuda(cudaError_t error, const char* what) {
 }
 
 /// Checks the launch just made; `what` names the kernel and its shapes.
-inline void check_launch(const char* what) { check_cuda(cudaGetLastError(), what); }
+inline void check_launch(const char* what) {
+  check_cuda(cudaGetLastError(), what);
+}
 
 }  // namespace megatron

@@ -51,7 +51,8 @@ class Runner {
       }
     }
     const auto write = [&](const char* name, const std::vector<int32_t>& values) {
-      write_tensor(executor.device(), executor.input(name), values.data(), static_cast<int64_t>(values.size() * sizeof(int32_t)));
+      write_tensor(executor.device(), executor.input(name), values.data(),
+                   static_cast<int64_t>(values.size() * sizeof(int32_t)));
     };
     write(inputs::kTokens, ids);
     write(inputs::kPositions, places);
@@ -62,7 +63,8 @@ class Runner {
 
   /// Of the ids that are text: a model may have more rows than its tokenizer has ids.
   std::vector<double> logits(int64_t b) const {
-    std::vector<double> values(static_cast<size_t>(std::min(model_.spec().vocab_size, model_.tokenizer().vocab_size())));
+    std::vector<double> values(
+        static_cast<size_t>(std::min(model_.spec().vocab_size, model_.tokenizer().vocab_size())));
     dispatch_floating("logits", logits_.tensor.dtype, [&](auto tag) {
       using T = decltype(tag);
       const T* row = logits_.tensor.as<T>() + b * logits_.tensor.shape[1];

@@ -62,7 +62,9 @@ class Add final : public OpKind {
     });
   }
 #ifdef MEGATRON_HAVE_CUDA
-  void run_cuda(const RunContext& c) const override { add_cuda(c.in(0), c.in(1), c.out(0), c.adds(0), c.stream); }
+  void run_cuda(const RunContext& c) const override {
+    add_cuda(c.in(0), c.in(1), c.out(0), c.adds(0), c.stream);
+  }
 #endif
 };
 
@@ -79,7 +81,9 @@ class Contiguous final : public OpKind {
   void backward(BackwardContext& context) const override { context.set(0, context.gradient(0)); }
   void run_cpu(const RunContext& c) const override { copy_strided(c.in(0), c.out(0)); }
 #ifdef MEGATRON_HAVE_CUDA
-  void run_cuda(const RunContext& c) const override { copy_strided_cuda(c.in(0), c.out(0), c.stream); }
+  void run_cuda(const RunContext& c) const override {
+    copy_strided_cuda(c.in(0), c.out(0), c.stream);
+  }
 #endif
 };
 
@@ -112,7 +116,9 @@ class Accumulate final : public OpKind {
     });
   }
 #ifdef MEGATRON_HAVE_CUDA
-  void run_cuda(const RunContext& c) const override { accumulate_cuda(c.in(0), c.in(1), c.stream); }
+  void run_cuda(const RunContext& c) const override {
+    accumulate_cuda(c.in(0), c.in(1), c.stream);
+  }
 #endif
 };
 

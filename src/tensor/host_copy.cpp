@@ -17,8 +17,8 @@ HostTensor to_host(Device& device, const Tensor& source) {
 }
 
 void write_tensor(Device& device, const Tensor& target, const void* source, int64_t bytes) {
-  MEGATRON_CHECK(target.contiguous() && target.bytes() == bytes, "the host gives " + std::to_string(bytes) + " bytes for " +
-                                                                     std::to_string(target.bytes()));
+  MEGATRON_CHECK(target.contiguous() && target.bytes() == bytes,
+                 "the host gives " + std::to_string(bytes) + " bytes for " + std::to_string(target.bytes()));
   device.copy_to_device(target.data, source, bytes);
 }
 

@@ -73,11 +73,13 @@ void TrainEngine::write_batch(Executor& executor, const Batch& batch, double see
   write_array(executor, inputs::kSamples, batch.sample_ids);
   if (executor.has_input(inputs::kTokenIndex)) {
     std::vector<int32_t> index(batch.tokens.size());
-    for (size_t i = 0; i < index.size(); ++i) index[i] = static_cast<int32_t>(static_cast<int64_t>(i) / batch.micro_batch_size);
+    for (size_t i = 0; i < index.size(); ++i)
+      index[i] = static_cast<int32_t>(static_cast<int64_t>(i) / batch.micro_batch_size);
     write_array(executor, inputs::kTokenIndex, index);
   }
   write_scalar(*device_, executor.input(inputs::kSeed), seed);
-  if (executor.has_input(inputs::kStep)) write_scalar(*device_, executor.input(inputs::kStep), static_cast<double>(step));
+  if (executor.has_input(inputs::kStep))
+    write_scalar(*device_, executor.input(inputs::kStep), static_cast<double>(step));
 }
 
 void TrainEngine::accumulate(const Batch& batch, double seed, int64_t step) {
@@ -91,7 +93,9 @@ void TrainEngine::evaluate(const Batch& batch) {
   eval_->run(Phase::kForward);
 }
 
-double TrainEngine::loss_sum() const { return read_scalar(*device_, store_->find(kLossSum)); }
+double TrainEngine::loss_sum() const {
+  return read_scalar(*device_, store_->find(kLossSum));
+}
 
 UpdateResult TrainEngine::update(const UpdateInputs& in) {
   write_scalar(*device_, update_->input(update_io::kWeightDecay), in.weight_decay);
@@ -101,7 +105,8 @@ UpdateResult TrainEngine::update(const UpdateInputs& in) {
     write_scalar(*device_, update_->input(update_io::learning_rate(programs_.groups[g])), in.learning_rates[g]);
   }
   update_->run(Phase::kForward);
-  return {read_scalar(*device_, update_->output(update_io::kNorm)), read_scalar(*device_, update_->output(update_io::kSkip)) != 0};
+  return {read_scalar(*device_, update_->output(update_io::kNorm)),
+          read_scalar(*device_, update_->output(update_io::kSkip)) != 0};
 }
 
 std::string TrainEngine::locate_non_finite(const Batch& batch, double seed, int64_t step) {

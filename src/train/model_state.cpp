@@ -38,7 +38,8 @@ int64_t global_index(const LocalBox& box, const Dims& shape, int64_t local) {
   return index;
 }
 
-void fill(Device& device, const Tensor& target, const ParameterInfo& info, const ValueInfo& value, const LocalBox& box, uint64_t seed, ThreadPool& pool) {
+void fill(Device& device, const Tensor& target, const ParameterInfo& info, const ValueInfo& value, const LocalBox& box,
+          uint64_t seed, ThreadPool& pool) {
   const uint64_t key = philox_key(seed, hash_name(value.name));
   const int64_t row_size = value.shape.rank() > 0 && value.shape[0] > 0 ? value.shape.numel() / value.shape[0] : 1;
   dispatch_floating("initialize_parameters", target.dtype, [&](auto tag) {
@@ -105,11 +106,16 @@ std::vector<TensorSource> checkpoint_tensors(const Program& program, const Store
   std::vector<TensorSource> sources;
   for (const StateTensor& s : state_tensors(program, store, optimizer)) {
     if (store.device().kind() == DeviceKind::kCpu) {
-      sources.push_back(whole_tensor(s.record, {static_cast<const std::byte*>(s.tensor.data), static_cast<size_t>(s.tensor.bytes())}));
+      sources.push_back(whole_tensor(
+          s.record, {static_cast<const std::byte*>(s.tensor.data), static_cast<size_t>(s.tensor.bytes())}));
       continue;
     }
-    sources.push_back({s.record, whole_box(s.record.shape), {}, [&device = store.device(), data = s.tensor.data](int64_t offset, std::span<std::byte> out) {
-                         device.copy_to_host(out.data(), static_cast<const std::byte*>(data) + offset, static_cast<int64_t>(out.size()));
+    sources.push_back({s.record,
+                       whole_box(s.record.shape),
+                       {},
+                       [&device = store.device(), data = s.tensor.data](int64_t offset, std::span<std::byte> out) {
+                         device.copy_to_host(out.data(), static_cast<const std::byte*>(data) + offset,
+                                             static_cast<int64_t>(out.size()));
                        }});
   }
   return sources;

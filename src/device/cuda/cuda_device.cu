@@ -23,15 +23,17 @@ class CudaDevice final : public Device {
                         "); check nvidia-smi, or use run.device: cpu");
     }
     if (index >= count) {
-      throw DeviceError("run.device: cuda: this rank wants GPU " + std::to_string(index) + " of " + std::to_string(count));
+      throw DeviceError("run.device: cuda: this rank wants GPU " + std::to_string(index) + " of " +
+                        std::to_string(count));
     }
     check_cuda(cudaSetDevice(index), "cudaSetDevice");
     cudaDeviceProp properties{};
     check_cuda(cudaGetDeviceProperties(&properties, index), "cudaGetDeviceProperties");
     name_ = properties.name;
     if (properties.major != 9) {
-      throw DeviceError("run.device: cuda: " + name_ + " has compute capability " + std::to_string(properties.major) + "." +
-                        std::to_string(properties.minor) + "; this build is for 9.0 (set CMAKE_CUDA_ARCHITECTURES)");
+      throw DeviceError("run.device: cuda: " + name_ + " has compute capability " + std::to_string(properties.major) +
+                        "." + std::to_string(properties.minor) +
+                        "; this build is for 9.0 (set CMAKE_CUDA_ARCHITECTURES)");
     }
     check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
   }
@@ -50,7 +52,8 @@ class CudaDevice final : public Device {
   }
   void copy_within(void* target, const void* source, int64_t bytes) override {
     if (bytes == 0) return;
-    check_cuda(cudaMemcpyAsync(target, source, static_cast<size_t>(bytes), cudaMemcpyDeviceToDevice, stream_), "copy_within");
+    check_cuda(cudaMemcpyAsync(target, source, static_cast<size_t>(bytes), cudaMemcpyDeviceToDevice, stream_),
+               "copy_within");
   }
   void fill_zero(void* target, int64_t bytes) override {
     if (bytes > 0) check_cuda(cudaMemsetAsync(target, 0, static_cast<size_t>(bytes), stream_), "fill_zero");
@@ -86,6 +89,8 @@ int cuda_device_count() {
   return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
 }
 
-std::unique_ptr<Device> make_cuda_device(int index) { return std::make_unique<CudaDevice>(index); }
+std::unique_ptr<Device> make_cuda_device(int index) {
+  return std::make_unique<CudaDevice>(index);
+}
 
 }  // namespace megatron
