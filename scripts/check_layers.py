@@ -50,6 +50,8 @@ BUDGET = {"header": 200, "source": 450, "kernel": 600, "function": 60}
 
 # What may go beyond its budget: "path" or "path:function" -> (lines, reason).
 EXCEPTIONS = {
+    "kernels/cuda/cuda_types.cuh": (207, "types, conversions and vector access that every CUDA kernel shares"),
+    "kernels/rmsnorm/norm_cuda.cuh": (577, "kernel templates that LayerNorm and RMSNorm both instantiate; to be split"),
     "kernels/rmsnorm/norm_cuda.cuh:__launch_bounds__": (
         80, "one pass over a row in registers: load, reduce, store share their register arrays"),
 }
@@ -137,8 +139,7 @@ class Checker:
 
     def check_budgets(self, path, lines, room):
         name = str(path.relative_to(self.root))
-        # A .cuh holds kernels that are templates.
-        kind = "header" if path.suffix == ".h" else "kernel" if room == "kernels" else "source"
+        kind = "header" if path.suffix in {".h", ".cuh"} else "kernel" if room == "kernels" else "source"
         problem = self.over_budget(name, kind, len(lines))
         if problem:
             self.error(path, len(lines), problem)
