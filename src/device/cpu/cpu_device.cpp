@@ -20,7 +20,7 @@ class CpuDevice final : public Device {
   void copy_to_host(void* target, const void* source, int64_t bytes) override {
     if (bytes > 0) std::memcpy(target, source, static_cast<size_t>(bytes));
   }
-  void copy_within(void* target, const void* source, int64_t bytes) override {
+  void copy_within(void* target, const void* source, int64_t bytes, int /*stream*/) override {
     if (bytes > 0) std::memmove(target, source, static_cast<size_t>(bytes));
   }
   void fill_zero(void* target, int64_t bytes) override {
