@@ -29,12 +29,17 @@ class PoisonedDevice final : public Device {
   void copy_to_host(void* target, const void* source, int64_t bytes) override {
     inner_->copy_to_host(target, source, bytes);
   }
-  void copy_within(void* target, const void* source, int64_t bytes) override {
-    inner_->copy_within(target, source, bytes);
+  void copy_within(void* target, const void* source, int64_t bytes, int stream) override {
+    inner_->copy_within(target, source, bytes, stream);
   }
   void fill_zero(void* target, int64_t bytes) override { inner_->fill_zero(target, bytes); }
-  void* stream() const override { return inner_->stream(); }
+  void* stream(int index) const override { return inner_->stream(index); }
+  bool asynchronous() const override { return inner_->asynchronous(); }
   void synchronize() override { inner_->synchronize(); }
+  std::unique_ptr<Event> make_event(bool timing) override { return inner_->make_event(timing); }
+  void record(Event& event, int stream) override { inner_->record(event, stream); }
+  void wait(Event& event, int stream) override { inner_->wait(event, stream); }
+  std::unique_ptr<Graph> capture(const std::function<void()>& enqueue) override { return inner_->capture(enqueue); }
 
  protected:
   std::byte* allocate(int64_t bytes) override {
