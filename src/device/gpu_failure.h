@@ -41,6 +41,7 @@ struct GpuFacts {
   std::string architectures;  ///< compute capabilities that this build has code for: "9.0"
   std::string visible;        ///< CUDA_VISIBLE_DEVICES, when set
   bool visible_set = false;
+  std::string pci_bus_id;  ///< "0000:1b:00.0"
 };
 
 struct CudaStatus {

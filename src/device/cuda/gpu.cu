@@ -70,6 +70,8 @@ GpuFacts facts_of(int index) {
   facts.major = properties.major;
   facts.minor = properties.minor;
   facts.total_bytes = static_cast<int64_t>(properties.totalGlobalMem);
+  char bus[32] = {};
+  if (cudaDeviceGetPCIBusId(bus, sizeof bus, index) == cudaSuccess) facts.pci_bus_id = bus;
   int mode = 0;
   if (cudaDeviceGetAttribute(&mode, cudaDevAttrComputeMode, index) == cudaSuccess) {
     facts.mode = static_cast<ComputeMode>(mode);
