@@ -228,7 +228,6 @@ constexpr Tool kTools[] = {
     {"nvcc", "builds the CUDA code", "NVIDIA's package cuda-toolkit-<version>, needed for building only"},
     {"nsys", "profiles runs", "NVIDIA's package nsight-systems"},
     {"numactl", "binds ranks to processors", "apt-get install numactl"},
-    {"patchelf", "scripts/package.sh", "apt-get install patchelf"},
     {"python3", "scripts beside the program", "apt-get install python3"},
     {"wandb", "scripts/wandb_sync.py", "pip install wandb"},
     {"tensorboard", "shows the events of a run", "pip install tensorboard"},
