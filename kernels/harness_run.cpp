@@ -23,6 +23,7 @@ class PoisonedDevice final : public Device {
   explicit PoisonedDevice(std::unique_ptr<Device> inner) : inner_(std::move(inner)) {}
   DeviceKind kind() const override { return inner_->kind(); }
   std::string description() const override { return inner_->description() + ", poisoned"; }
+  int64_t free_bytes() const override { return inner_->free_bytes(); }
   void copy_to_device(void* target, const void* source, int64_t bytes) override {
     inner_->copy_to_device(target, source, bytes);
   }

@@ -83,6 +83,8 @@ class Device {
   virtual DeviceKind kind() const = 0;
   /// "cpu, 2 threads", or the GPU's name.
   virtual std::string description() const = 0;
+  /// Bytes that could still be taken now; what the operating system or the driver keeps for itself is not in it.
+  virtual int64_t free_bytes() const = 0;
 
   /// These two wait until the bytes are there.
   virtual void copy_to_device(void* target, const void* source, int64_t bytes) = 0;

@@ -5,13 +5,9 @@
 #include "base/error.h"
 #include "device/cuda_check.h"
 #include "device/device.h"
+#include "device/gpu.h"
 
 namespace megatron {
-
-void fail_cuda(cudaError_t error, const std::string& what) {
-  throw DeviceError(what + ": " + cudaGetErrorName(error) + ": " + cudaGetErrorString(error));
-}
-
 namespace {
 
 class CudaEvent final : public Event {
@@ -57,26 +53,7 @@ class CudaGraph final : public Graph {
 
 class CudaDevice final : public Device {
  public:
-  explicit CudaDevice(int index) {
-    int count = 0;
-    const cudaError_t found = cudaGetDeviceCount(&count);
-    if (found != cudaSuccess || count == 0) {
-      throw DeviceError(std::string("run.device: cuda: no usable GPU or driver (") + cudaGetErrorString(found) +
-                        "); check nvidia-smi, or use run.device: cpu");
-    }
-    if (index >= count) {
-      throw DeviceError("run.device: cuda: this rank wants GPU " + std::to_string(index) + " of " +
-                        std::to_string(count));
-    }
-    check_cuda(cudaSetDevice(index), "cudaSetDevice");
-    cudaDeviceProp properties{};
-    check_cuda(cudaGetDeviceProperties(&properties, index), "cudaGetDeviceProperties");
-    name_ = properties.name;
-    if (properties.major != 9) {
-      throw DeviceError("run.device: cuda: " + name_ + " has compute capability " + std::to_string(properties.major) +
-                        "." + std::to_string(properties.minor) +
-                        "; this build is for 9.0 (set CMAKE_CUDA_ARCHITECTURES)");
-    }
+  explicit CudaDevice(int index) : name_(require_gpu(index).name) {
     // The streams beside the computing one go first where both have work: others wait for what they send.
     int lowest = 0, highest = 0;
     check_cuda(cudaDeviceGetStreamPriorityRange(&lowest, &highest), "cudaDeviceGetStreamPriorityRange");
@@ -118,6 +95,11 @@ class CudaDevice final : public Device {
     check_cuda(cudaStreamEndCapture(streams_[0], &graph), "cudaStreamEndCapture");
     return std::make_unique<CudaGraph>(graph, streams_[0]);
   }
+  int64_t free_bytes() const override {
+    size_t free = 0, total = 0;
+    check_cuda(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+    return static_cast<int64_t>(free);
+  }
 
   void copy_to_device(void* target, const void* source, int64_t bytes) override {
     copy(target, source, bytes, cudaMemcpyHostToDevice);
@@ -146,10 +128,9 @@ class CudaDevice final : public Device {
     void* data = nullptr;
     const cudaError_t error = cudaMalloc(&data, static_cast<size_t>(bytes));
     if (error == cudaSuccess) return static_cast<std::byte*>(data);
-    size_t free = 0, total = 0;
-    cudaMemGetInfo(&free, &total);
-    throw DeviceError(name_ + ": could not take " + std::to_string(bytes) + " bytes (" + std::to_string(free) + " of " +
-                      std::to_string(total) + " are free); run `megatron plan` to see what the model needs");
+    static_cast<void>(cudaGetLastError());  // reported here, not by the next launch
+    if (error == cudaErrorMemoryAllocation) fail_cuda_memory(bytes);
+    fail_cuda(error, "taking memory");
   }
   void deallocate(std::byte* data) noexcept override { cudaFree(data); }
   std::byte* allocate_host(int64_t bytes) override {
@@ -175,11 +156,6 @@ class CudaDevice final : public Device {
 };
 
 }  // namespace
-
-int cuda_device_count() {
-  int count = 0;
-  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
-}
 
 std::unique_ptr<Device> make_cuda_device(int index) {
   return std::make_unique<CudaDevice>(index);
