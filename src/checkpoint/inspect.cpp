@@ -147,8 +147,9 @@ std::string diff_contents(const CheckpointReader& a, const CheckpointReader& b) 
 std::vector<std::string> checkpoint_folders(const std::string& path) {
   if (path_exists(path_join(path, kManifestName))) return {path};
   std::vector<std::string> folders;
-  for (const Candidate& candidate : list_checkpoints(path)) folders.push_back(candidate.path);
-  if (folders.empty()) throw DataError(str_cat(path, ": is no checkpoint and holds none (folders iter_*)"));
+  for (const Candidate& candidate : list_checkpoints(checkpoint_root(path))) folders.push_back(candidate.path);
+  if (folders.empty())
+    throw DataError(str_cat(path, ": is no checkpoint and holds none (folders iter_*, here or in checkpoints/)"));
   return folders;
 }
 

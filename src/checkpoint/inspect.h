@@ -8,8 +8,8 @@
 
 namespace megatron {
 
-/// `path` itself when it is a checkpoint, else the iter_* folders in it, newest commit first, damaged ones included.
-/// DataError when there is neither.
+/// `path` itself when it is a checkpoint, else the iter_* folders in it or, of a run folder, in its `checkpoints`:
+/// newest commit first, damaged ones included. DataError when there are none.
 std::vector<std::string> checkpoint_folders(const std::string& path);
 
 /// Iteration, sizes by kind, files, state; with `tensors` one line for each tensor too. Ends in a newline.

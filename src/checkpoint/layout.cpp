@@ -54,4 +54,9 @@ std::vector<Candidate> list_checkpoints(const std::string& root) {
   return candidates;
 }
 
+std::string checkpoint_root(const std::string& path) {
+  const std::string below = path_join(path, "checkpoints");
+  return directory_exists(below) && list_checkpoints(path).empty() ? below : path;
+}
+
 }  // namespace megatron

@@ -33,4 +33,7 @@ struct Candidate {
 /// All iter_* folders of `root`, newest commit first; those with a damaged manifest stand first, by iteration.
 std::vector<Candidate> list_checkpoints(const std::string& root);
 
+/// Where the iter_* folders are: `path` itself, or path/checkpoints when `path` is a run folder.
+std::string checkpoint_root(const std::string& path);
+
 }  // namespace megatron

@@ -172,6 +172,8 @@ void print_speed(const OpCases& op, const OpCase& c, DType dtype, const char* ph
 void measure(const BenchOpsOptions& options) {
   const DeviceKind device = options.kind();
   const bool cuda = device == DeviceKind::kCuda;
+  const std::vector<OpCases> ops = chosen_ops(options);
+  const std::vector<DType> dtypes = chosen_dtypes(options, {DType::kF32, DType::kBF16});
   const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   ThreadPool pool(options.threads > 0 ? options.threads : cores);
   const double copy = measure_copy(pool, device);
@@ -179,10 +181,10 @@ void measure(const BenchOpsOptions& options) {
   nlohmann::json lines = nlohmann::json::array();
   nlohmann::json* target = options.json ? &lines : nullptr;
   if (!options.json) std::printf("%s, copy %.2f GB/s (read + written)\n", name.c_str(), 1e-9 * copy);
-  for (const OpCases& op : chosen_ops(options)) {
+  for (const OpCases& op : ops) {
     for (const OpCase& c : op.cases) {
       if (!c.speed) continue;
-      for (const DType dtype : chosen_dtypes(options, {DType::kF32, DType::kBF16})) {
+      for (const DType dtype : dtypes) {
         const CaseSpeed speed = measure_case(c, dtype, pool, options.seconds, device);
         print_speed(op, c, dtype, "forward", speed.forward, copy, device, target);
         if (speed.backward.seconds > 0) print_speed(op, c, dtype, "backward", speed.backward, copy, device, target);
@@ -196,12 +198,13 @@ void measure(const BenchOpsOptions& options) {
 void support(const BenchOpsOptions& options) {
   nlohmann::json lines = nlohmann::json::array();
   const std::vector<DType> dtypes = chosen_dtypes(options, {std::begin(kFloating), std::end(kFloating)});
+  const std::vector<OpCases> ops = chosen_ops(options);
   if (!options.json) {
     std::printf("%-18s", options.device.c_str());
     for (const DType dtype : dtypes) std::printf(" %-5s", std::string(name_of(dtype)).c_str());
     std::printf("\n");
   }
-  for (const OpCases& op : chosen_ops(options)) {
+  for (const OpCases& op : ops) {
     if (!options.json) std::printf("%-18s", op.op.c_str());
     for (const DType dtype : dtypes) {
       const bool supported = why_unsupported(op, dtype, options.kind()).empty();

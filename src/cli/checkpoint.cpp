@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/strings.h"
 #include "checkpoint/inspect.h"
+#include "checkpoint/layout.h"
 #include "cli/commands.h"
 
 namespace megatron {
@@ -33,11 +34,11 @@ void run_verify(const CheckpointArguments& arguments) {
   }
 }
 
-/// The checkpoint itself, or the newest complete one in a folder of checkpoints.
+/// The checkpoint itself, or the newest complete one in a folder of checkpoints or a run folder.
 CheckpointReader open_for_inspection(const std::string& path) {
   const std::vector<std::string> folders = checkpoint_folders(path);
   if (folders.size() == 1) return CheckpointReader::open_folder(folders[0], Verify::kSizes);
-  return *CheckpointReader::open_latest(path, Verify::kSizes);
+  return *CheckpointReader::open_latest(checkpoint_root(path), Verify::kSizes);
 }
 
 void run_inspect(const CheckpointArguments& arguments) {
@@ -58,7 +59,7 @@ void add_checkpoint_command(CLI::App& app) {
   auto* command = app.add_subcommand("checkpoint", "Verify checkpoints, or show what they hold.");
   command->require_subcommand(1);
   auto arguments = std::make_shared<CheckpointArguments>();
-  constexpr const char* kFolderHelp = "One checkpoint (iter_0000100), or a folder of checkpoints.";
+  constexpr const char* kFolderHelp = "One checkpoint (iter_0000100), a folder of checkpoints, or a run folder.";
 
   auto* verify = command->add_subcommand(
       "verify",

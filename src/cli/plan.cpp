@@ -19,10 +19,11 @@ struct PlanCommand {
   bool print_program = false;
 };
 
+/// Where the configuration says it no file is looked at, so that a run can be planned before its data is there; a
+/// tokenizer with more ids is refused when the run starts.
 int64_t vocab_size_of(const Config& config) {
-  if (config.model.vocab_size && config.data.tokenizer_model.empty() && config.data.vocab_file.empty())
-    return *config.model.vocab_size;
-  return true_vocab_size(config, *make_tokenizer(tokenizer_spec(config)));
+  if (config.model.vocab_size) return *config.model.vocab_size;
+  return make_tokenizer(tokenizer_spec(config))->vocab_size();
 }
 
 void print_programs(const TrainPrograms& programs) {

@@ -12,10 +12,16 @@ class Derivation {
  public:
   explicit Derivation(std::set<std::string>* keys) : keys_(keys) {}
 
+  /// A choice that someone may want to know of: reckoned from other keys, or against what the file says.
   template <typename Member, typename Value>
-  void set(const char* key, Member& member, const Value& value, const std::string& why) {
-    member = value;
+  void decide(const char* key, Member& member, const Value& value, const std::string& why) {
+    fill(key, member, value);
     lines_.push_back(str_cat(key, " = ", value_text(&member), ": ", why));
+  }
+  /// A plain default, or another key's value under its own name: no line.
+  template <typename Member, typename Value>
+  void fill(const char* key, Member& member, const Value& value) {
+    member = value;
     if (keys_ != nullptr) keys_->insert(key);
   }
   std::vector<std::string> take() { return std::move(lines_); }
@@ -27,79 +33,71 @@ class Derivation {
 
 void derive_activation(Derivation& d, ModelConfig& m) {
   if (m.activation_func.empty()) {
-    if (m.swiglu) {
-      d.set("model.activation_func", m.activation_func, "silu", "swiglu");
-    } else if (m.squared_relu) {
-      d.set("model.activation_func", m.activation_func, "squared_relu", "squared_relu");
-    } else if (m.quick_geglu) {
-      d.set("model.activation_func", m.activation_func, "quick_gelu", "quick_geglu");
-    } else {
-      d.set("model.activation_func", m.activation_func, "gelu_tanh", m.openai_gelu ? "openai_gelu" : "default");
-    }
+    const char* name =
+        m.swiglu ? "silu" : (m.squared_relu ? "squared_relu" : (m.quick_geglu ? "quick_gelu" : "gelu_tanh"));
+    d.fill("model.activation_func", m.activation_func, name);
   }
-  if (!m.gated_linear_unit) {
-    const bool gated = m.swiglu || m.quick_geglu;
-    d.set("model.gated_linear_unit", m.gated_linear_unit, gated,
-          m.swiglu ? "swiglu" : (m.quick_geglu ? "quick_geglu" : "default"));
-  }
+  if (!m.gated_linear_unit) d.fill("model.gated_linear_unit", m.gated_linear_unit, m.swiglu || m.quick_geglu);
 }
 
 void derive_shape(Derivation& d, ModelConfig& m) {
   if (m.ffn_hidden_size == 0 && m.hidden_size > 0) {
     if (*m.gated_linear_unit) {
       // Whole numbers throughout: 4h * 2/3 in floating point may land just below a multiple of 64.
-      d.set("model.ffn_hidden_size", m.ffn_hidden_size, std::max<int64_t>(m.hidden_size * 8 / 3 / 64 * 64, 64),
-            "4 * hidden_size * 2/3 rounded down to a multiple of 64, gated");
+      d.decide("model.ffn_hidden_size", m.ffn_hidden_size, std::max<int64_t>(m.hidden_size * 8 / 3 / 64 * 64, 64),
+               "4 * hidden_size * 2/3 rounded down to a multiple of 64, gated");
     } else {
-      d.set("model.ffn_hidden_size", m.ffn_hidden_size, 4 * m.hidden_size, "4 * hidden_size");
+      d.decide("model.ffn_hidden_size", m.ffn_hidden_size, 4 * m.hidden_size, "4 * hidden_size");
     }
   }
   if (m.num_query_groups == 0 && m.num_attention_heads > 0) {
-    d.set("model.num_query_groups", m.num_query_groups, m.num_attention_heads, "num_attention_heads");
+    d.fill("model.num_query_groups", m.num_query_groups, m.num_attention_heads);
   }
   if (m.kv_channels == 0 && m.num_attention_heads > 0 && m.hidden_size >= m.num_attention_heads) {
-    d.set("model.kv_channels", m.kv_channels, m.hidden_size / m.num_attention_heads,
-          "hidden_size / num_attention_heads");
+    d.decide("model.kv_channels", m.kv_channels, m.hidden_size / m.num_attention_heads,
+             "hidden_size / num_attention_heads");
   }
   if (m.max_position_embeddings == 0 && m.seq_length > 0) {
-    d.set("model.max_position_embeddings", m.max_position_embeddings, m.seq_length, "seq_length");
+    d.fill("model.max_position_embeddings", m.max_position_embeddings, m.seq_length);
   }
   if (m.add_bias_linear && !m.add_qkv_bias) {
-    d.set("model.add_qkv_bias", m.add_qkv_bias, true, "add_bias_linear puts biases in all linear layers");
+    d.decide("model.add_qkv_bias", m.add_qkv_bias, true, "add_bias_linear puts biases in all linear layers");
   }
 }
 
 void derive_run(Derivation& d, Config& c, int64_t world_size) {
   if (c.parallel.expert_tensor_parallel_size == 0) {
-    d.set("parallel.expert_tensor_parallel_size", c.parallel.expert_tensor_parallel_size,
-          c.parallel.tensor_model_parallel_size, "tensor_model_parallel_size");
+    d.fill("parallel.expert_tensor_parallel_size", c.parallel.expert_tensor_parallel_size,
+           c.parallel.tensor_model_parallel_size);
   }
   if (c.training.global_batch_size == 0 && c.training.micro_batch_size > 0) {
     const int64_t model_parallel = c.parallel.tensor_model_parallel_size * c.parallel.pipeline_model_parallel_size *
                                    c.parallel.context_parallel_size;
     const int64_t data_parallel = std::max<int64_t>(world_size / model_parallel, 1);
-    d.set("training.global_batch_size", c.training.global_batch_size, c.training.micro_batch_size * data_parallel,
-          "micro_batch_size * data-parallel size");
+    d.decide("training.global_batch_size", c.training.global_batch_size, c.training.micro_batch_size * data_parallel,
+             "micro_batch_size * data-parallel size");
   }
-  if (c.data.split.empty() && (c.data.mock_data || !c.data.data_path.empty())) {
-    d.set("data.split", c.data.split, c.data.mock_data ? "1,1,1" : "969,30,1", "default");
+  if (c.data.split.empty() && c.data.mock_data) {
+    d.fill("data.split", c.data.split, "1,1,1");
+  } else if (c.data.split.empty() && !c.data.data_path.empty()) {
+    d.decide("data.split", c.data.split, "969,30,1", "shares of training, validation and test, since none are given");
   }
   if (c.training.recompute_activations && c.training.recompute_granularity.empty()) {
-    d.set("training.recompute_granularity", c.training.recompute_granularity, "selective", "recompute_activations");
+    d.decide("training.recompute_granularity", c.training.recompute_granularity, "selective", "recompute_activations");
   }
   const bool dynamic_scale = c.precision.params_dtype == "fp16" && !c.precision.loss_scale;
   if (dynamic_scale && c.training.check_for_nan_in_loss_and_grad) {
-    d.set("training.check_for_nan_in_loss_and_grad", c.training.check_for_nan_in_loss_and_grad, false,
-          "the dynamic loss scale of fp16 expects steps that are not finite");
+    d.decide("training.check_for_nan_in_loss_and_grad", c.training.check_for_nan_in_loss_and_grad, false,
+             "the dynamic loss scale of fp16 expects steps that are not finite");
   }
   if (c.training.skip_train && c.checkpoint.load_optim) {
-    d.set("checkpoint.load_optim", c.checkpoint.load_optim, false, "skip_train");
+    d.decide("checkpoint.load_optim", c.checkpoint.load_optim, false, "skip_train");
   }
   if (c.checkpoint.save.empty()) {
-    d.set("checkpoint.save", c.checkpoint.save, c.run.dir + "/checkpoints", "in run.dir");
+    d.fill("checkpoint.save", c.checkpoint.save, c.run.dir + "/checkpoints");
   }
   if (c.logging.tensorboard && c.logging.tensorboard_dir.empty()) {
-    d.set("logging.tensorboard_dir", c.logging.tensorboard_dir, c.run.dir + "/tensorboard", "in run.dir");
+    d.fill("logging.tensorboard_dir", c.logging.tensorboard_dir, c.run.dir + "/tensorboard");
   }
 }
 

@@ -18,7 +18,7 @@ struct LoadOptions {
 struct LoadedConfig {
   Config config;                               ///< with all derived defaults filled in
   std::map<std::string, std::string> origins;  ///< "section.key" -> "file:line:col", "<set>", "derived"; else default
-  std::vector<std::string> decisions;          ///< one printed line per derived or adjusted value
+  std::vector<std::string> decisions;          ///< one printed line each; see derive_defaults()
 };
 
 /// Layers, later wins: defaults, the files that `extends:` names (relative to the naming file), `files` from left to

@@ -45,13 +45,18 @@ void validate(const Config& config, int64_t world_size = 1);
 /// Looks at the files that the configuration names (tokenizer, PREFIX.bin, PREFIX.idx); one line per missing file.
 std::vector<std::string> missing_files(const Config& config);
 
-/// Weights and prefixes of a blend: alternating weight and prefix when the count is even and every other word is a
-/// number, else prefixes alone with weight 1.
+/// One part of a blend. Without a weight it counts by its number of samples.
 struct BlendPart {
-  double weight = 1.0;
+  std::optional<double> weight;
   std::string prefix;
 };
+
+/// Megatron-LM's rule: weight and prefix in turn when the count is even and every first of a pair is a number, else
+/// prefixes alone. A single text that begins with a number ("0.3 a 0.7 b") is taken as its words.
 std::vector<BlendPart> parse_blend(const std::vector<std::string>& data_path);
+
+/// What is wrong with the parts, or nullopt: a weight that is not finite and above 0, a number in place of a prefix.
+std::optional<std::string> blend_problem(const std::vector<BlendPart>& parts);
 
 /// The three shares of data.split, normalised to sum 1, or nullopt when the text is not a split.
 std::optional<std::vector<double>> parse_split(const std::string& split);

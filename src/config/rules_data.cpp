@@ -54,18 +54,7 @@ Answer split_syntax(const RuleContext& c) {
 Answer blend_weights(const RuleContext& c) {
   const DataConfig& d = c.config.data;
   for (const auto* path : {&d.data_path, &d.train_data_path, &d.valid_data_path, &d.test_data_path}) {
-    double sum = 0;
-    for (const BlendPart& part : parse_blend(*path)) {
-      if (!(part.weight >= 0) || !std::isfinite(part.weight)) {
-        return str_cat("weight ", part.weight, " of ", part.prefix, ": weights are finite and not negative");
-      }
-      if (number(part.prefix)) {
-        return str_cat("'", part.prefix,
-                       "' looks like a weight where a prefix belongs; write weight, prefix, weight, ...");
-      }
-      sum += part.weight;
-    }
-    if (!path->empty() && sum <= 0) return "the weights of a blend sum to zero";
+    if (Answer problem = blend_problem(parse_blend(*path))) return problem;
   }
   return {};
 }
@@ -110,6 +99,15 @@ Answer document_end(const RuleContext& c) {
   return {};
 }
 
+std::vector<std::string> blend_words(const std::vector<std::string>& data_path) {
+  if (data_path.size() != 1) return data_path;
+  std::vector<std::string> words;
+  for (const std::string& word : split(data_path[0], ' ')) {
+    if (!word.empty()) words.push_back(word);
+  }
+  return words.size() > 1 && number(words[0]) ? words : data_path;
+}
+
 void look_for(const std::string& key, const std::string& path, std::vector<std::string>& missing) {
   std::error_code error;
   if (!std::filesystem::exists(path, error)) missing.push_back(str_cat(key, ": ", path, " does not exist"));
@@ -118,13 +116,27 @@ void look_for(const std::string& key, const std::string& path, std::vector<std::
 }  // namespace
 
 std::vector<BlendPart> parse_blend(const std::vector<std::string>& data_path) {
-  bool weighted = !data_path.empty() && data_path.size() % 2 == 0;
-  for (size_t i = 0; weighted && i < data_path.size(); i += 2) weighted = number(data_path[i]).has_value();
+  const std::vector<std::string> words = blend_words(data_path);
+  bool weighted = !words.empty() && words.size() % 2 == 0;
+  for (size_t i = 0; weighted && i < words.size(); i += 2) weighted = number(words[i]).has_value();
   std::vector<BlendPart> parts;
-  for (size_t i = 0; i < data_path.size(); i += weighted ? 2 : 1) {
-    parts.push_back(weighted ? BlendPart{*number(data_path[i]), data_path[i + 1]} : BlendPart{1.0, data_path[i]});
+  for (size_t i = 0; i < words.size(); i += weighted ? 2 : 1) {
+    parts.push_back(weighted ? BlendPart{number(words[i]), words[i + 1]} : BlendPart{{}, words[i]});
   }
   return parts;
+}
+
+std::optional<std::string> blend_problem(const std::vector<BlendPart>& parts) {
+  for (const BlendPart& part : parts) {
+    if (part.weight && (!(*part.weight > 0) || !std::isfinite(*part.weight))) {
+      return str_cat("weight ", *part.weight, " of ", part.prefix, ": weights are finite and greater than 0");
+    }
+    if (number(part.prefix)) {
+      return str_cat("'", part.prefix,
+                     "' looks like a weight where a prefix belongs; give a weight before every prefix or none");
+    }
+  }
+  return {};
 }
 
 std::optional<std::vector<double>> parse_split(const std::string& text) {

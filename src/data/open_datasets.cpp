@@ -1,13 +1,12 @@
 // From the settings of section `data` to data sets.
 #include <algorithm>
 #include <array>
-#include <cmath>
-#include <cstdlib>
 #include <map>
 
 #include "base/error.h"
 #include "base/philox.h"
 #include "base/strings.h"
+#include "config/rules.h"
 #include "data/dataset.h"
 #include "data/gpt_dataset.h"
 
@@ -16,47 +15,10 @@ namespace {
 
 constexpr std::array<const char*, 3> kSplitNames = {"train", "valid", "test"};
 
-struct BlendEntry {
-  std::string prefix;
-  double weight = 0;  // 0: by number of samples
-};
-
-bool parse_number(const std::string& text, double& value) {
-  char* end = nullptr;
-  value = std::strtod(text.c_str(), &end);
-  return !text.empty() && *end == '\0';
-}
-
-/// Megatron-LM's rule: weight and prefix in turn when every first of a pair reads as a number; else prefixes alone.
-/// One text with blanks ("0.3 a 0.7 b") counts as several entries.
-std::vector<BlendEntry> parse_blend(const char* key, const std::vector<std::string>& given) {
-  std::vector<std::string> words;
-  for (const std::string& entry : given) {
-    for (const std::string& word : split(entry, ' ')) {
-      if (!word.empty()) words.push_back(word);
-    }
-  }
-  double number = 0;
-  bool pairs = words.size() % 2 == 0;
-  for (size_t i = 0; pairs && i < words.size(); i += 2) pairs = parse_number(words[i], number);
-  std::vector<BlendEntry> blend;
-  if (!pairs) {
-    for (const std::string& word : words) {
-      if (parse_number(word, number)) {
-        throw UsageError(str_cat(key, ": '", word, "' looks like a weight; give a weight before every path or none"));
-      }
-      blend.push_back({word, 0});
-    }
-    return blend;
-  }
-  for (size_t i = 0; i < words.size(); i += 2) {
-    parse_number(words[i], number);
-    if (!(number > 0) || !std::isfinite(number)) {
-      throw UsageError(str_cat(key, ": weight ", words[i], " of ", words[i + 1], " must be greater than 0"));
-    }
-    blend.push_back({words[i + 1], number});
-  }
-  return blend;
+std::vector<BlendPart> read_blend(const std::string& setting, const std::vector<std::string>& paths) {
+  std::vector<BlendPart> parts = parse_blend(paths);
+  if (const auto problem = blend_problem(parts)) throw UsageError(str_cat("data.", setting, ": ", *problem));
+  return parts;
 }
 
 /// One file is opened once, however many sets use it.
@@ -146,7 +108,7 @@ class Opener {
                         const std::array<double, 3>& shares, size_t part) {
     std::vector<DatasetPtr> sets;
     std::vector<double> weights;
-    for (const BlendEntry& entry : parse_blend(setting.c_str(), paths)) {
+    for (const BlendPart& entry : read_blend(setting, paths)) {
       const std::shared_ptr<const IndexedFile> file = files_.open(entry.prefix);
       const TokenRange range = part_of(*file, shares, part);
       if (sample_count(range.size(), options_.seq_length) == 0) {
@@ -157,7 +119,7 @@ class Opener {
         continue;
       }
       sets.push_back(std::make_shared<GptDataset>(file, range, options_.seq_length, key(set), tokenizer_.vocab_size()));
-      weights.push_back(entry.weight > 0 ? entry.weight : static_cast<double>(sets.back()->samples_per_epoch()));
+      weights.push_back(entry.weight.value_or(static_cast<double>(sets.back()->samples_per_epoch())));
     }
     if (sets.size() < 2) return sets.empty() ? nullptr : sets[0];
     return std::make_shared<BlendedDataset>(std::move(sets), std::move(weights));

@@ -16,8 +16,7 @@ namespace {
 CheckpointReader open_checkpoint(const std::string& load, std::optional<int64_t> step) {
   if (!directory_exists(load)) throw DataError(str_cat("--load ", load, ": no such folder"));
   if (path_exists(path_join(load, "manifest.json"))) return CheckpointReader::open_folder(load);
-  const std::string below = path_join(load, "checkpoints");
-  const std::string root = list_checkpoints(load).empty() && directory_exists(below) ? below : load;
+  const std::string root = checkpoint_root(load);
   if (step) return CheckpointReader::open(root, *step);
   if (auto reader = CheckpointReader::open_latest(root)) return std::move(*reader);
   throw DataError(

@@ -24,9 +24,9 @@ struct StepMetrics {
   int64_t consumed_samples = 0;  ///< after this iteration, skipped ones included
   int64_t consumed_tokens = 0;
   bool trained = true;            ///< false: nothing but the evaluations below was done (iteration 0, skip_train)
-  std::optional<double> lm_loss;  ///< empty when nothing was computed (training.iterations_to_skip)
+  std::optional<double> lm_loss;  ///< empty where nothing was computed (training.iterations_to_skip), as is grad_norm
   std::vector<std::pair<std::string, double>> losses;  ///< further training losses, for example "load_balancing_loss"
-  std::optional<double> grad_norm;                     ///< before clipping; empty as lm_loss
+  std::optional<double> grad_norm;                     ///< before clipping
   double learning_rate = 0.0;                          ///< used by this step, of the default group
   double weight_decay = 0.0;
   double loss_scale = 1.0;

@@ -194,7 +194,7 @@ std::string describe_plan(const Config& config, const TrainPrograms& programs,
       memory_line("arena", memory.arena,
                   "of which " + format_bytes(static_cast<double>(memory.activations_saved)) + " kept for the backward");
   text += memory_line("total", memory.allocated(), str_cat(memory.allocated(), " bytes"));
-  text += "decisions\n";
+  if (!decisions.empty()) text += "decisions\n";
   for (const std::string& decision : decisions) text += "  " + decision + "\n";
   return text;
 }

@@ -53,7 +53,11 @@ TEST_CASE("words of the command line that do not fit are named, with the nearest
   wrong({"generate", "--load", "x", "--prompt", "a", "--top-p", "2"}, {"--top-p"});
   wrong({"generate", "--load", "x", "--prompt", "a", "--temperature", "-1"}, {"--temperature"});
   wrong({"generate", "--load", "x"}, {"no prompt", "--prompt TEXT"});
-  refused(work.run({"bench", "ops", "--mode", "support", "--op", "linaer"}), 2, {"linaer", "did you mean 'linear'?"});
+  for (const char* mode : {"support", "perf"}) {
+    const Outcome outcome = work.run({"bench", "ops", "--mode", mode, "--op", "linaer"});
+    refused(outcome, 2, {"linaer", "did you mean 'linear'?"});
+    CHECK(outcome.out.empty());
+  }
   wrong({"data", "stats", "a", "b"}, {"unexpected word 'b'"});
 }
 

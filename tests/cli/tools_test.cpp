@@ -86,6 +86,9 @@ TEST_CASE("checkpoint shows and compares") {
          {"iter_0000010: good", "iter_0000020: good", "iter_0000030: good"});
   prints(work.succeed({"checkpoint", "verify", "out/tiny/checkpoints/iter_0000010"}), {"iter_0000010: good\n"});
   const std::string newest = work.succeed({"checkpoint", "inspect", "out/tiny/checkpoints"});
+  CHECK(work.succeed({"checkpoint", "inspect", "out/tiny"}) == newest);
+  CHECK(work.succeed({"checkpoint", "verify", "out/tiny"}) ==
+        work.succeed({"checkpoint", "verify", "out/tiny/checkpoints"}));
   prints(newest, {"iter_0000030", "iteration     30", "consumed_samples = 240", "parameter     15 tensors"});
   CHECK_FALSE(has(newest, "linear_qkv"));
   prints(work.succeed({"checkpoint", "inspect", "--tensors", "out/tiny/checkpoints/iter_0000010"}),

@@ -172,8 +172,8 @@ std::vector<Case> data_cases() {
       {"split-syntax", {"data.split='0,0,0'"}, "is not up to three shares"},
       {"split-syntax", {"data.split='1,1,1,1'"}, "is not up to three shares"},
       {"split-syntax", {"data.split='most'"}, "is not up to three shares"},
-      {"blend-weights", {"data.mock_data=false", "data.data_path=[-1, a]"}, "not negative"},
-      {"blend-weights", {"data.mock_data=false", "data.data_path=[0.0, a, 0, b]"}, "sum to zero"},
+      {"blend-weights", {"data.mock_data=false", "data.data_path=[-1, a]"}, "greater than 0"},
+      {"blend-weights", {"data.mock_data=false", "data.data_path=[1, a, 0, b]"}, "weight 0 of b"},
       {"blend-weights", {"data.mock_data=false", "data.data_path=[0.3, a, 0.7]"}, "looks like a weight"},
       {"tokenizer-files", {"data.tokenizer_type=HuggingFaceTokenizer"}, "needs tokenizer_model"},
       {"tokenizer-files", {"data.tokenizer_type=GPT2BPETokenizer", "data.vocab_file=v"}, "vocab_file and merge_file"},
@@ -273,7 +273,13 @@ TEST_CASE("blends and splits") {
   CHECK(parse_blend({"0.3", "a", "0.7", "b"}).size() == 2);
   CHECK(parse_blend({"0.3", "a", "0.7", "b"})[1].weight == 0.7);
   CHECK(parse_blend({"a", "b"}).size() == 2);
-  CHECK(parse_blend({"a", "b"})[0].weight == 1.0);
+  CHECK_FALSE(parse_blend({"a", "b"})[0].weight);
+  CHECK(parse_blend({"0.3 a  0.7 b"}).size() == 2);
+  CHECK(parse_blend({"0.3 a  0.7 b"})[1].prefix == "b");
+  CHECK(parse_blend({"my data"})[0].prefix == "my data");  // a prefix may hold blanks
+  CHECK(parse_blend({"1", "my data"})[0].prefix == "my data");
+  CHECK(blend_problem(parse_blend({".inf", "a"})));
+  CHECK_FALSE(blend_problem(parse_blend({"0.3", "a", "0.7", "b"})));
   CHECK(parse_split("98,2,0").value() == std::vector<double>{0.98, 0.02, 0.0});
   CHECK(parse_split("1").value() == std::vector<double>{1.0, 0.0, 0.0});
 }

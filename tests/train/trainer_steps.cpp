@@ -196,6 +196,9 @@ TEST_CASE("step: a skip list reads the batch and trains on nothing") {
   const auto metrics = read_metrics(scratch.path("run"));
   CHECK(metrics.at(3).skipped);
   CHECK(metrics.at(3).skipped_iterations == 2);
+  CHECK(std::isfinite(metrics.at(1).lm_loss));
+  CHECK(std::isnan(metrics.at(3).lm_loss));  // null: nothing was computed
+  CHECK(std::isnan(metrics.at(3).grad_norm));
   CHECK(metrics.at(3).consumed_samples == 12);
 }
 
