@@ -23,18 +23,24 @@ class PoisonedDevice final : public Device {
   explicit PoisonedDevice(std::unique_ptr<Device> inner) : inner_(std::move(inner)) {}
   DeviceKind kind() const override { return inner_->kind(); }
   std::string description() const override { return inner_->description() + ", poisoned"; }
+  int64_t free_bytes() const override { return inner_->free_bytes(); }
   void copy_to_device(void* target, const void* source, int64_t bytes) override {
     inner_->copy_to_device(target, source, bytes);
   }
   void copy_to_host(void* target, const void* source, int64_t bytes) override {
     inner_->copy_to_host(target, source, bytes);
   }
-  void copy_within(void* target, const void* source, int64_t bytes) override {
-    inner_->copy_within(target, source, bytes);
+  void copy_within(void* target, const void* source, int64_t bytes, int stream) override {
+    inner_->copy_within(target, source, bytes, stream);
   }
   void fill_zero(void* target, int64_t bytes) override { inner_->fill_zero(target, bytes); }
-  void* stream() const override { return inner_->stream(); }
+  void* stream(int index) const override { return inner_->stream(index); }
+  bool asynchronous() const override { return inner_->asynchronous(); }
   void synchronize() override { inner_->synchronize(); }
+  std::unique_ptr<Event> make_event(bool timing) override { return inner_->make_event(timing); }
+  void record(Event& event, int stream) override { inner_->record(event, stream); }
+  void wait(Event& event, int stream) override { inner_->wait(event, stream); }
+  std::unique_ptr<Graph> capture(const std::function<void()>& enqueue) override { return inner_->capture(enqueue); }
 
  protected:
   std::byte* allocate(int64_t bytes) override {

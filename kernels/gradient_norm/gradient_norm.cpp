@@ -75,8 +75,9 @@ class SumOfSquares final : public OpKind {
 
 class Clip final : public OpKind {
  public:
-  explicit Clip(double clip) : clip_(clip) {}
+  Clip(double clip, bool halts) : clip_(clip), halts_(halts) {}
   std::string name() const override { return "clip"; }
+  std::vector<int> updates() const override { return halts_ ? std::vector<int>{1} : std::vector<int>{}; }
   std::string attributes() const override { return str_cat("clip=", clip_); }
   Signature signature(const Operands& operands) const override {
     for (const ValueInfo* operand : operands) {
@@ -91,22 +92,29 @@ class Clip final : public OpKind {
   void run_cpu(const RunContext& context) const override {
     const double inverse_scale = *context.in(0).as<double>();
     double sum = 0;
-    for (size_t i = 1; i < context.operands.size(); ++i) sum += *context.operands[i].as<double>();
+    for (const Tensor& t : sums(context)) sum += *t.as<double>();
     const double norm = std::sqrt(sum) * inverse_scale;
-    const bool finite = std::isfinite(norm);
+    double* const halt = halts_ ? context.in(1).as<double>() : nullptr;
+    const bool good = std::isfinite(norm) && (halt == nullptr || *halt == 0.0);
+    if (halt != nullptr && !good) *halt = 1.0;
     const double factor = clip_ > 0 ? std::min(1.0, clip_ / (norm + 1e-6)) : 1.0;
     if (context.out(0)) *context.out(0).as<double>() = norm;
-    if (context.out(1)) *context.out(1).as<double>() = finite ? inverse_scale * factor : 0.0;
-    if (context.out(2)) *context.out(2).as<double>() = finite ? 0.0 : 1.0;
+    if (context.out(1)) *context.out(1).as<double>() = good ? inverse_scale * factor : 0.0;
+    if (context.out(2)) *context.out(2).as<double>() = good ? 0.0 : 1.0;
   }
 #ifdef MEGATRON_HAVE_CUDA
   void run_cuda(const RunContext& c) const override {
-    clip_cuda(c.in(0), c.operands.subspan(1), clip_, {c.out(0), c.out(1), c.out(2)}, c.stream);
+    clip_cuda(c.in(0), sums(c), clip_, {c.out(0), c.out(1), c.out(2), halts_ ? c.in(1) : Tensor{}}, c.stream);
   }
 #endif
 
  private:
+  std::span<const Tensor> sums(const RunContext& c) const {
+    return c.operands.subspan(halts_ ? 2 : 1);
+  }
+
   double clip_;
+  bool halts_;
 };
 
 }  // namespace
@@ -114,18 +122,20 @@ class Clip final : public OpKind {
 std::shared_ptr<const OpKind> sum_of_squares_kind() {
   return std::make_shared<SumOfSquares>();
 }
-std::shared_ptr<const OpKind> clip_kind(double clip) {
-  return std::make_shared<Clip>(clip);
+std::shared_ptr<const OpKind> clip_kind(double clip, bool halts) {
+  return std::make_shared<Clip>(clip, halts);
 }
 
 Value sum_of_squares(Trace& trace, const std::vector<Value>& gradients) {
   return trace.emit1(sum_of_squares_kind(), gradients);
 }
 
-ClipResult clip_gradients(Trace& trace, const std::vector<Value>& sums_of_squares, Value inverse_scale, double clip) {
+ClipResult clip_gradients(Trace& trace, const std::vector<Value>& sums_of_squares, Value inverse_scale, double clip,
+                          Value halt) {
   std::vector<Value> operands = {inverse_scale};
+  if (halt) operands.push_back(halt);
   operands.insert(operands.end(), sums_of_squares.begin(), sums_of_squares.end());
-  const std::vector<Value> results = trace.emit(clip_kind(clip), operands);
+  const std::vector<Value> results = trace.emit(clip_kind(clip, static_cast<bool>(halt)), operands);
   return {results[0], results[1], results[2]};
 }
 

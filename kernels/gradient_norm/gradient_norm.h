@@ -24,13 +24,15 @@ struct ClipResult {
 
 /// With inverse_scale (fp64 scalar: 1 / loss scale): norm as above, and
 /// coefficient = inverse_scale * min(1, clip / (norm + 1e-6)); clip 0 is off. When the norm is not finite, coefficient
-/// is 0 and skip 1.
-ClipResult clip_gradients(Trace& trace, const std::vector<Value>& sums_of_squares, Value inverse_scale, double clip);
+/// is 0 and skip 1. `halt` (fp64 scalar state, optional) keeps a skip: once it is not 0 every further step is skipped
+/// too, until the host has seen it and writes 0. So steps may be enqueued before the result of the last one is known.
+ClipResult clip_gradients(Trace& trace, const std::vector<Value>& sums_of_squares, Value inverse_scale, double clip,
+                          Value halt = {});
 
 /// Any number of operands.
 std::shared_ptr<const OpKind> sum_of_squares_kind();
-/// Operands inverse_scale, sums of squares...; results norm, coefficient, skip.
-std::shared_ptr<const OpKind> clip_kind(double clip);
+/// Operands inverse_scale, halt (when `halts`), sums of squares...; results norm, coefficient, skip.
+std::shared_ptr<const OpKind> clip_kind(double clip, bool halts = false);
 
 class ThreadPool;
 /// Adds the squares of x to *sum. `workspace`: sum_of_squares_workspace_cpu(x.numel()) bytes.
@@ -44,6 +46,7 @@ int64_t sum_of_squares_workspace_cuda(std::span<const Tensor> gradients);
 
 struct ClipTensors {
   Tensor norm, coefficient, skip;  ///< absent ones are not written
+  Tensor halt;                     ///< read and written; may be absent
 };
 void clip_cuda(const Tensor& inverse_scale, std::span<const Tensor> sums, double clip, const ClipTensors& results,
                void* stream);

@@ -74,17 +74,18 @@ struct ClipSums {
 };
 
 __global__ void clip_kernel(const double* inverse_scale_at, const __grid_constant__ ClipSums sums, double clip,
-                            double* norm_at, double* coefficient, double* skip) {
+                            double* norm_at, double* coefficient, double* skip, double* halt) {
   const double inverse_scale = *inverse_scale_at;
   double sum = 0;
   for (int i = 0; i < sums.count; ++i) sum += *sums.data[i];
   const double norm = sqrt(sum) * inverse_scale;
-  const bool finite = isfinite(norm);
+  const bool good = isfinite(norm) && (halt == nullptr || *halt == 0.0);
+  if (halt != nullptr && !good) *halt = 1.0;
   double factor = 1;
   if (clip > 0 && clip / (norm + 1e-6) < 1) factor = clip / (norm + 1e-6);
   if (norm_at != nullptr) *norm_at = norm;
-  if (coefficient != nullptr) *coefficient = finite ? inverse_scale * factor : 0.0;
-  if (skip != nullptr) *skip = finite ? 0.0 : 1.0;
+  if (coefficient != nullptr) *coefficient = good ? inverse_scale * factor : 0.0;
+  if (skip != nullptr) *skip = good ? 0.0 : 1.0;
 }
 
 /// Sums what `g` holds into the partial sums from `partial` on, and empties it.
@@ -139,7 +140,7 @@ void clip_cuda(const Tensor& inverse_scale, std::span<const Tensor> sums, double
   for (const Tensor& t : sums) pointers.data[pointers.count++] = data_of<double>(t);
   clip_kernel<<<1, 1, 0, stream_of(stream)>>>(data_of<double>(inverse_scale), pointers, clip,
                                               data_of<double>(results.norm), data_of<double>(results.coefficient),
-                                              data_of<double>(results.skip));
+                                              data_of<double>(results.skip), data_of<double>(results.halt));
   check_launch("clip");
 }
 

@@ -65,6 +65,7 @@ int run(int argc, char** argv) {
   add_checkpoint_command(app);
   add_config_command(app);
   add_data_command(app);
+  add_doctor_command(app);
   add_finetune_command(app);
   add_generate_command(app);
   add_plan_command(app);

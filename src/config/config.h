@@ -74,6 +74,7 @@ struct TrainingConfig {
   std::vector<std::string> recompute_modules = {"core_attn"};
   std::vector<int64_t> iterations_to_skip;
   bool check_for_nan_in_loss_and_grad = false;
+  std::string cuda_graph_impl = "local";  ///< local | none
 
   bool operator==(const TrainingConfig&) const = default;
 };

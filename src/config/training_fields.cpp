@@ -44,9 +44,16 @@ std::vector<Field> fields(TrainingConfig& c) {
       .choice({"core_attn", "layernorm", "mlp"});
   list.add("iterations_to_skip", c.iterations_to_skip, "Iterations whose batch is read but not trained on.")
       .at_least(1);
-  list.add("check_for_nan_in_loss_and_grad", c.check_for_nan_in_loss_and_grad,
-           "A gradient norm that is not finite ends the run. false: the step changes nothing, is counted, and the run "
-           "goes on; the first bad value is named either way (run.replay_non_finite).");
+  list.add(
+      "check_for_nan_in_loss_and_grad", c.check_for_nan_in_loss_and_grad,
+      "A gradient norm that is not finite ends the run. false: the step changes nothing, is counted, and the run "
+      "goes on; the first bad value is named either way (run.replay_non_finite). true also makes the host wait for "
+      "every step.");
+  list.add("cuda_graph_impl", c.cuda_graph_impl,
+           "local: on a GPU each phase of a step is recorded once and then replayed. none: operation by operation, as "
+           "profilers like it.")
+      .choice({"local", "none"})
+      .ignored();
   return list.take();
 }
 

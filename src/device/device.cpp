@@ -1,6 +1,7 @@
 #include "device/device.h"
 
 #include <algorithm>
+#include <chrono>
 #include <utility>
 
 #include "base/check.h"
@@ -39,6 +40,62 @@ void Buffer::release() {
   device_->allocated_ -= bytes_;
   data_ = nullptr;
   bytes_ = 0;
+}
+
+HostBuffer::HostBuffer(Device& device, int64_t bytes) : device_(&device), bytes_(bytes) {
+  MEGATRON_CHECK(bytes >= 0, "a buffer has a size");
+  if (bytes > 0) data_ = device.allocate_host(bytes);
+}
+
+HostBuffer::HostBuffer(HostBuffer&& other) noexcept {
+  *this = std::move(other);
+}
+
+HostBuffer& HostBuffer::operator=(HostBuffer&& other) noexcept {
+  if (this != &other) {
+    release();
+    device_ = std::exchange(other.device_, nullptr);
+    data_ = std::exchange(other.data_, nullptr);
+    bytes_ = std::exchange(other.bytes_, 0);
+  }
+  return *this;
+}
+
+HostBuffer::~HostBuffer() {
+  release();
+}
+
+void HostBuffer::release() {
+  if (data_ == nullptr) return;
+  device_->deallocate_host(data_);
+  data_ = nullptr;
+  bytes_ = 0;
+}
+
+namespace {
+
+/// Of a device that has finished whenever a call returns: the time of the host.
+class HostEvent final : public Event {
+ public:
+  void synchronize() override {}
+  double seconds_since(const Event& earlier) const override {
+    const auto& other = static_cast<const HostEvent&>(earlier);
+    return std::chrono::duration<double>(at_ - other.at_).count();
+  }
+  void record() { at_ = std::chrono::steady_clock::now(); }
+
+ private:
+  std::chrono::steady_clock::time_point at_ = std::chrono::steady_clock::now();
+};
+
+}  // namespace
+
+std::unique_ptr<Event> Device::make_event(bool /*timing*/) {
+  return std::make_unique<HostEvent>();
+}
+
+void Device::record(Event& event, int /*stream*/) {
+  static_cast<HostEvent&>(event).record();
 }
 
 }  // namespace megatron

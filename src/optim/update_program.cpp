@@ -59,7 +59,8 @@ class UpdateBuilder {
                      "parameter " + train_.label(p.value) + " has no gradient: nothing depends on it");
       gradients.push_back(declare_again(t_, train_, p.gradient));
     }
-    clip_ = clip_gradients(t_, {sum_of_squares(t_, gradients)}, inverse_scale, config_.clip_grad);
+    clip_ = clip_gradients(t_, {sum_of_squares(t_, gradients)}, inverse_scale, config_.clip_grad,
+                           t_.state(update_io::kHalt, DType::kF64, {}, everywhere));
     t_.output(update_io::kNorm, clip_.norm);
     t_.output(update_io::kCoefficient, clip_.coefficient);
     t_.output(update_io::kSkip, clip_.skip);

@@ -15,6 +15,8 @@ namespace update_io {
 inline constexpr char kWeightDecay[] = "weight_decay", kInverseScale[] = "inverse_loss_scale",
                       kUpdateCount[] = "update_count";
 inline constexpr char kNorm[] = "grad_norm", kCoefficient[] = "clip_coefficient", kSkip[] = "skip";
+/// State: not 0 after a step that was skipped, and then all further ones are, until the host writes 0.
+inline constexpr char kHalt[] = "halt";
 std::string learning_rate(const ParamGroup& group);  ///< "learning_rate/default"
 }  // namespace update_io
 
@@ -31,7 +33,7 @@ bool is_optimizer_state(const std::string& name);
 Program make_begin_program(const Program& train, const std::vector<std::string>& sums);
 
 /// Global norm, clipping and one AdamW or SGD update of every parameter of the differentiated program `train`. When the
-/// norm is not finite nothing changes and output kSkip is 1.
+/// norm is not finite, or state kHalt is set, nothing changes and output kSkip is 1.
 Program make_update_program(const Program& train, const OptimizerConfig& config, const std::vector<ParamGroup>& groups);
 
 }  // namespace megatron

@@ -5,6 +5,8 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "base/log.h"
+#include "device/gpu.h"
 
 namespace megatron {
 
@@ -19,17 +21,25 @@ DeviceKind device_kind(const RunConfig& run) {
   if (run.device == "auto" && cuda_device_count() > 0) return DeviceKind::kCuda;
 #else
   if (run.device == "cuda") {
-    throw DeviceError("run.device: cuda is not available in this build; use run.device: cpu or auto");
+    throw DeviceError(
+        "run.device: cuda: this program was built without CUDA; build it where nvcc is (scripts/build.sh), or use "
+        "run.device: cpu or auto");
   }
 #endif
   return DeviceKind::kCpu;
 }
 
 std::unique_ptr<Device> make_device(const RunConfig& run) {
+  [[maybe_unused]] const DeviceKind kind = device_kind(run);  // refuses cuda where there is none
 #ifdef MEGATRON_HAVE_CUDA
-  if (device_kind(run) == DeviceKind::kCuda) return make_cuda_device(0);
+  if (kind == DeviceKind::kCuda) return make_cuda_device(0);
+  // A driver without a usable GPU is no plain CPU machine: auto must not hide what is wrong.
+  if (run.device == "auto") {
+    const CudaFacts machine = cuda_facts();
+    if (machine.driver_version > 0) log_warn(machine.failure + "; run.device: auto computes on the CPU");
+  }
 #endif
-  return device_kind(run) == DeviceKind::kCpu ? make_cpu_device() : nullptr;
+  return make_cpu_device();
 }
 
 }  // namespace megatron

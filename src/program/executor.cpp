@@ -1,9 +1,11 @@
 #include "program/executor.h"
 
 #include <cmath>
+#include <cstring>
 
 #include "base/check.h"
 #include "base/strings.h"
+#include "device/profile_range.h"
 #include "program/passes.h"
 #include "program/strided.h"
 #include "tensor/host_copy.h"
@@ -39,13 +41,20 @@ Executor::Executor(Plan plan, Store& store, std::shared_ptr<Buffer> arena, Optio
     : plan_(std::move(plan)), store_(store), options_(std::move(options)), arena_(std::move(arena)) {
   MEGATRON_CHECK(arena_->bytes() >= plan_.arena_bytes(),
                  "the arena is too small for program '" + plan_.program.name + "'");
-  bound_.resize(static_cast<size_t>(plan_.options.slot_sets));
+  phases_.resize(static_cast<size_t>(plan_.options.slot_sets));
   for (const auto& [name, id] : plan_.program.by_name) {
     if (plan_.program.value(id).lifetime != Lifetime::kInput) store_.require(plan_.program, id);
   }
+  fork_ = new_event();
+  for (Event*& event : join_) event = new_event();
   for (int s = 0; s < plan_.options.slot_sets; ++s) {
     for (int phase = 0; phase < kPhases; ++phase) bind_phase(static_cast<Phase>(phase), s);
   }
+}
+
+Event* Executor::new_event() {
+  events_.push_back(store_.device().make_event());
+  return events_.back().get();
 }
 
 std::byte* Executor::region_base(Region region, int slot_set) const {
@@ -77,6 +86,7 @@ bool Executor::is_idle(const Op& op) const {
 }
 
 void Executor::bind_phase(Phase phase, int slot_set) {
+  PhaseState& state = phases_[static_cast<size_t>(slot_set)][static_cast<size_t>(phase)];
   for (OpId id : plan_.program.list(phase)) {
     const Op& op = plan_.program.op(id);
     if (op.kind->is_view() || is_idle(op)) continue;
@@ -100,7 +110,22 @@ void Executor::bind_phase(Phase phase, int slot_set) {
       MEGATRON_CHECK(comm != options_.comms.end(), "no communicator for mesh axis " + op.kind->comm_axis());
       bound.comm = comm->second;
     }
-    bound_[static_cast<size_t>(slot_set)][static_cast<size_t>(phase)].push_back(std::move(bound));
+    state.ops.push_back(std::move(bound));
+    state.forks = state.forks || op.stream != Stream::kCompute;
+  }
+  bind_events(state.ops);
+}
+
+void Executor::bind_events(std::vector<BoundOp>& ops) {
+  std::map<OpId, BoundOp*> by_id;
+  for (BoundOp& bound : ops) by_id[bound.id] = &bound;
+  for (BoundOp& bound : ops) {
+    for (OpId id : plan_.waits[static_cast<size_t>(bound.id)]) {
+      const auto found = by_id.find(id);
+      if (found == by_id.end()) continue;  // idle: never run
+      if (found->second->done == nullptr) found->second->done = new_event();
+      bound.waits.push_back(found->second->done);
+    }
   }
 }
 
@@ -124,30 +149,87 @@ Tensor Executor::output(const std::string& name, int slot_set) const {
   fail_check(__FILE__, __LINE__, "output", "program '" + plan_.program.name + "' has no output '" + name + "'");
 }
 
-void Executor::run(Phase phase, int slot_set) {
-  for (const BoundOp& bound : bound_[static_cast<size_t>(slot_set)][static_cast<size_t>(phase)]) {
-    for (const auto& [from, to] : bound.copies) {
-      MEGATRON_CHECK(from.contiguous() && to.contiguous(), "only dense values accumulate");
-      store_.device().copy_within(to.data, from.data, from.bytes());
+void Executor::stage(const std::string& name, const void* data, int64_t bytes) {
+  if (stages_.empty()) {
+    stages_.resize(static_cast<size_t>(options_.staged));
+    for (Stage& stage : stages_) {
+      stage.memory = HostBuffer(device(), plan_.input_bytes);
+      stage.copied = device().make_event();
     }
-    RunContext context;
-    context.operands = bound.operands;
-    context.results = bound.results;
-    context.accumulate = bound.accumulate;
-    context.operand_origins = bound.operand_origins;
-    context.result_origins = bound.result_origins;
-    context.workspace = bound.workspace;
-    context.pool = options_.pool;
-    context.stream = store_.device().stream();
-    context.comm = bound.comm;
-    const Op& op = plan_.program.op(bound.id);
-    if (store_.device().kind() == DeviceKind::kCuda) {
-      op.kind->run_cuda(context);
-    } else {
-      op.kind->run_cpu(context);
-    }
-    if (observer_) observer_(phase, op, bound.results);
   }
+  Stage& stage = stages_[stage_];
+  if (stage.written.empty()) stage.copied->synchronize();
+  const Tensor target = input(name);
+  MEGATRON_CHECK(target.bytes() == bytes,
+                 "input '" + name + "' of program '" + plan_.program.name + "' has another size");
+  const std::byte* base = region_base(Region::kInput, 0);
+  if (bytes > 0)
+    std::memcpy(stage.memory.data() + (static_cast<std::byte*>(target.data) - base), data, static_cast<size_t>(bytes));
+  stage.written.insert(name);
+}
+
+void Executor::upload(int slot_set) {
+  for (const auto& [name, id] : plan_.program.by_name) {
+    const bool missing = has_input(name) && (stages_.empty() || stages_[stage_].written.count(name) == 0);
+    MEGATRON_CHECK(!missing, "input '" + name + "' of program '" + plan_.program.name + "' was not staged");
+  }
+  if (stages_.empty()) return;  // a program without inputs
+  Stage& stage = stages_[stage_];
+  device().enqueue_to_device(region_base(Region::kInput, slot_set), stage.memory.data(), plan_.input_bytes);
+  device().record(*stage.copied);
+  stage.written.clear();
+  stage_ = (stage_ + 1) % stages_.size();
+}
+
+void Executor::run(Phase phase, int slot_set) {
+  PhaseState& state = phases_[static_cast<size_t>(slot_set)][static_cast<size_t>(phase)];
+  if (state.ops.empty()) return;
+  if (observed()) return enqueue(phase, state);
+  if (options_.graphs && state.ran && !state.graph) state.graph = device().capture([&] { enqueue(phase, state); });
+  if (state.graph) return state.graph->launch();
+  enqueue(phase, state);
+  state.ran = true;
+}
+
+void Executor::enqueue(Phase phase, const PhaseState& state) {
+  if (state.forks) {
+    device().record(*fork_);
+    for (int s = 1; s < Device::kStreams; ++s) device().wait(*fork_, s);
+  }
+  for (const BoundOp& bound : state.ops) enqueue_op(phase, bound);
+  for (int s = 1; s < Device::kStreams && state.forks; ++s) {
+    device().record(*join_[static_cast<size_t>(s)], s);
+    device().wait(*join_[static_cast<size_t>(s)], 0);
+  }
+}
+
+void Executor::enqueue_op(Phase phase, const BoundOp& bound) {
+  if (observer_.before) observer_.before(phase, bound);
+  const Op& op = plan_.program.op(bound.id);
+  const int stream = static_cast<int>(op.stream);
+  for (Event* event : bound.waits) device().wait(*event, stream);
+  for (const auto& [from, to] : bound.copies) {
+    MEGATRON_CHECK(from.contiguous() && to.contiguous(), "only dense values accumulate");
+    device().copy_within(to.data, from.data, from.bytes(), stream);
+  }
+  RunContext context;
+  context.operands = bound.operands;
+  context.results = bound.results;
+  context.accumulate = bound.accumulate;
+  context.operand_origins = bound.operand_origins;
+  context.result_origins = bound.result_origins;
+  context.workspace = bound.workspace;
+  context.pool = options_.pool;
+  context.stream = device().stream(stream);
+  context.comm = bound.comm;
+  const ProfileRange range(op.scope.empty() ? op.kind->name() : op.scope);
+  if (device().kind() == DeviceKind::kCuda) {
+    op.kind->run_cuda(context);
+  } else {
+    op.kind->run_cpu(context);
+  }
+  if (bound.done != nullptr) device().record(*bound.done, stream);
+  if (observer_.after) observer_.after(phase, bound);
 }
 
 namespace {
@@ -177,7 +259,9 @@ int64_t first_non_finite(const Tensor& t, double* bad) {
 std::unique_ptr<NonFinite> find_non_finite(Executor& executor) {
   std::unique_ptr<NonFinite> first;
   const Program& program = executor.plan().program;
-  executor.set_observer([&](Phase phase, const Op& op, const std::vector<Tensor>& results) {
+  const auto look = [&](Phase phase, const Executor::BoundOp& bound) {
+    const Op& op = program.op(bound.id);
+    const std::vector<Tensor>& results = bound.results;
     for (size_t r = 0; r < results.size() && !first; ++r) {
       double bad = 0;
       const HostTensor host = to_host(executor.device(), results[r]);
@@ -193,9 +277,10 @@ std::unique_ptr<NonFinite> find_non_finite(Executor& executor) {
       first = std::make_unique<NonFinite>(
           NonFinite{name_of(phase), op.scope, op.kind->name(), program.label(op.results[r]), index, sample, bad});
     }
-  });
+  };
+  executor.set_observer({nullptr, look});
   for (int phase = 0; phase < kPhases; ++phase) executor.run(static_cast<Phase>(phase));
-  executor.set_observer(nullptr);
+  executor.set_observer({});
   return first;
 }
 

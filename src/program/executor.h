@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -50,6 +51,10 @@ class Executor {
   struct Options {
     ThreadPool* pool = nullptr;
     std::map<std::string, Comm*> comms;  ///< by mesh axis
+    /// Where the device can: the second run of a phase on a slot set is recorded, and from then on replayed. The first
+    /// runs operation by operation, because libraries choose their algorithms in it.
+    bool graphs = true;
+    int staged = 4;  ///< sets of inputs that the host may write ahead of the device
   };
 
   /// `arena` holds at least plan.arena_bytes() bytes; programs that never run at the same time share one.
@@ -60,37 +65,73 @@ class Executor {
   /// Host-writable operand of slot set `slot_set`. InternalError when the program has no such input.
   Tensor input(const std::string& name, int slot_set = 0) const;
   bool has_input(const std::string& name) const;
+  /// Writes an input into host memory; upload() then enqueues the copy of all inputs at once. Every input must be
+  /// written before each upload(). Waits only when `staged` uploads have not reached the device yet.
+  void stage(const std::string& name, const void* data, int64_t bytes);
+  /// The inputs as staged become those of `slot_set`, in order with what is run before and after.
+  void upload(int slot_set = 0);
   /// A named output.
   Tensor output(const std::string& name, int slot_set = 0) const;
 
+  /// Enqueues a phase (on the CPU: runs it).
   void run(Phase phase, int slot_set = 0);
 
-  /// Called after every operation with its results (data null when unread): comparisons and the search for NaN.
-  using Observer = std::function<void(Phase, const Op&, const std::vector<Tensor>& results)>;
-  void set_observer(Observer observer) { observer_ = std::move(observer); }
-
- private:
+  /// One operation as it is bound to memory.
   struct BoundOp {
     OpId id;
-    std::vector<Tensor> operands, results;
+    std::vector<Tensor> operands, results;  ///< data null: absent, or unread
     std::vector<uint8_t> accumulate;
     std::vector<Dims> operand_origins, result_origins;
     std::vector<std::pair<Tensor, Tensor>> copies;  ///< accumulation onto memory that is not the result's own
     void* workspace = nullptr;
     Comm* comm = nullptr;
+    std::vector<Event*> waits;  ///< of other streams
+    Event* done = nullptr;      ///< recorded after it, when another stream waits for it
   };
 
+  /// Called before and after every operation: comparisons, times, and the search for NaN. While one is set, phases run
+  /// operation by operation.
+  struct Observer {
+    std::function<void(Phase, const BoundOp&)> before, after;
+  };
+  void set_observer(Observer observer) { observer_ = std::move(observer); }
+
+ private:
   Tensor bind(ValueId v, int slot_set);
   /// Nobody reads what the operation makes, and it changes no state: it is not run.
   bool is_idle(const Op& op) const;
   void bind_phase(Phase phase, int slot_set);
+  void bind_events(std::vector<BoundOp>& ops);
   std::byte* region_base(Region region, int slot_set) const;
+  Event* new_event();
+
+  struct PhaseState {
+    std::vector<BoundOp> ops;
+    bool forks = false;  ///< uses a stream beside the computing one
+    bool ran = false;
+    std::unique_ptr<Graph> graph;
+  };
+  void enqueue(Phase phase, const PhaseState& state);
+  void enqueue_op(Phase phase, const BoundOp& bound);
+  bool observed() const { return observer_.before || observer_.after; }
+
+  /// One set of inputs on the host, on its way.
+  struct Stage {
+    HostBuffer memory;
+    std::unique_ptr<Event> copied;
+    std::set<std::string> written;
+  };
 
   Plan plan_;
   Store& store_;
   Options options_;
   std::shared_ptr<Buffer> arena_;
-  std::vector<std::array<std::vector<BoundOp>, kPhases>> bound_;  ///< per slot set
+  std::vector<std::array<PhaseState, kPhases>> phases_;  ///< per slot set
+  std::vector<std::unique_ptr<Event>> events_;
+  Event* fork_ = nullptr;
+  std::array<Event*, Device::kStreams> join_{};
+  std::vector<Stage> stages_;  ///< made at the first stage()
+  size_t stage_ = 0;
   Observer observer_;
 };
 

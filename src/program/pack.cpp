@@ -274,6 +274,7 @@ Plan pack(Program program, const PackOptions& options) {
   plan.program = std::move(program);
   plan.options = options;
   Packer(plan).run();
+  derive_events(plan);
   return plan;
 }
 

@@ -42,8 +42,11 @@ struct Plan {
   std::vector<Slot> slots;       ///< per value; valid for roots
   std::vector<Slot> workspaces;  ///< per op; bytes == 0 when it needs none
   std::vector<bool> unread;      ///< per value: passed to kernels as null
-  int64_t slot_bytes = 0;        ///< per slot set
-  int64_t input_bytes = 0;       ///< per slot set
+  /// Per op: operations of other streams in the same phase that must have run before it. Phases begin and end on the
+  /// computing stream, which waits for the others at the end.
+  std::vector<std::vector<OpId>> waits;
+  int64_t slot_bytes = 0;   ///< per slot set
+  int64_t input_bytes = 0;  ///< per slot set
   int64_t transient_bytes = 0;
 
   /// Bytes of all arenas without persistent memory.
@@ -54,6 +57,10 @@ struct Plan {
 /// Resolves memory. With one slot set F, B and W form one timeline and all values share one arena; with more, values
 /// that cross phases go to slot sets, the others to the transient arena.
 Plan pack(Program program, const PackOptions& options = {});
+
+/// Fills plan.waits from the streams of the operations: of two that touch the same bytes, one of them writing, the
+/// later in list order waits. The last step of pack().
+void derive_events(Plan& plan);
 
 /// Local tensors of an operation without data, as kernels and cost functions see them.
 struct OpShapes {

@@ -1,5 +1,7 @@
 #include "train/engine.h"
 
+#include <cstring>
+
 #include "base/check.h"
 #include "base/error.h"
 #include "base/strings.h"
@@ -14,32 +16,37 @@ namespace megatron {
 
 namespace {
 
-/// Writes one number in the tensor's own type.
-void write_scalar(Device& device, const Tensor& target, double value) {
-  if (target.dtype == DType::kI64) {
+/// Stages one number in the input's own type.
+void stage_scalar(Executor& executor, const std::string& name, double value) {
+  const DType dtype = executor.input(name).dtype;
+  if (dtype == DType::kI64) {
     const auto whole = static_cast<int64_t>(value);
-    return write_tensor(device, target, &whole, sizeof whole);
+    return executor.stage(name, &whole, sizeof whole);
   }
-  dispatch_floating("write_scalar", target.dtype, [&](auto tag) {
+  dispatch_floating("stage_scalar", dtype, [&](auto tag) {
     using T = decltype(tag);
     const T stored = static_cast<T>(value);
-    write_tensor(device, target, &stored, sizeof stored);
+    executor.stage(name, &stored, sizeof stored);
   });
 }
 
-double read_scalar(Device& device, const Tensor& source) {
-  const HostTensor host = to_host(device, source);
-  return dispatch_floating("read_scalar", source.dtype, [&](auto tag) {
+/// The number that `tensor` would be with its data at `data`.
+double scalar_at(const Tensor& tensor, const std::byte* data) {
+  return dispatch_floating("scalar_at", tensor.dtype, [&](auto tag) {
     using T = decltype(tag);
-    return static_cast<double>(*host.tensor.as<T>());
+    T value;
+    std::memcpy(&value, data, sizeof value);
+    return static_cast<double>(value);
   });
 }
 
 template <typename T>
-void write_array(Executor& executor, const char* name, const std::vector<T>& values) {
+void stage_array(Executor& executor, const char* name, const std::vector<T>& values) {
   if (!executor.has_input(name)) return;
-  write_tensor(executor.device(), executor.input(name), values.data(), static_cast<int64_t>(values.size() * sizeof(T)));
+  executor.stage(name, values.data(), static_cast<int64_t>(values.size() * sizeof(T)));
 }
+
+constexpr int64_t kResultStride = 8;  ///< of one scalar in a result slot
 
 }  // namespace
 
@@ -53,11 +60,16 @@ TrainEngine::TrainEngine(const Config& config, TrainPrograms programs)
   verify_blas();
   Executor::Options options;
   options.pool = pool_.get();
+  options.graphs = config.training.cuda_graph_impl == "local";
   const auto make = [&](const Plan& plan) { return std::make_unique<Executor>(plan, *store_, arena_, options); };
   begin_ = make(programs_.begin);
   train_ = make(programs_.train);
   eval_ = make(programs_.eval);
   update_ = make(programs_.update);
+  for (ResultSlot& slot : results_) {
+    slot.memory = HostBuffer(*device_, 3 * kResultStride);
+    slot.ready = device_->make_event();
+  }
 }
 
 void TrainEngine::begin_step() {
@@ -65,21 +77,21 @@ void TrainEngine::begin_step() {
 }
 
 void TrainEngine::write_batch(Executor& executor, const Batch& batch, double seed, int64_t step) {
-  write_array(executor, inputs::kTokens, batch.tokens);
-  write_array(executor, inputs::kLabels, batch.labels);
-  write_array(executor, inputs::kWeights, batch.loss_weights);
-  write_array(executor, inputs::kPositions, batch.position_ids);
-  write_array(executor, inputs::kStarts, batch.document_start);
-  write_array(executor, inputs::kSamples, batch.sample_ids);
+  stage_array(executor, inputs::kTokens, batch.tokens);
+  stage_array(executor, inputs::kLabels, batch.labels);
+  stage_array(executor, inputs::kWeights, batch.loss_weights);
+  stage_array(executor, inputs::kPositions, batch.position_ids);
+  stage_array(executor, inputs::kStarts, batch.document_start);
+  stage_array(executor, inputs::kSamples, batch.sample_ids);
   if (executor.has_input(inputs::kTokenIndex)) {
     std::vector<int32_t> index(batch.tokens.size());
     for (size_t i = 0; i < index.size(); ++i)
       index[i] = static_cast<int32_t>(static_cast<int64_t>(i) / batch.micro_batch_size);
-    write_array(executor, inputs::kTokenIndex, index);
+    stage_array(executor, inputs::kTokenIndex, index);
   }
-  write_scalar(*device_, executor.input(inputs::kSeed), seed);
-  if (executor.has_input(inputs::kStep))
-    write_scalar(*device_, executor.input(inputs::kStep), static_cast<double>(step));
+  stage_scalar(executor, inputs::kSeed, seed);
+  if (executor.has_input(inputs::kStep)) stage_scalar(executor, inputs::kStep, static_cast<double>(step));
+  executor.upload();
 }
 
 void TrainEngine::accumulate(const Batch& batch, double seed, int64_t step) {
@@ -94,19 +106,43 @@ void TrainEngine::evaluate(const Batch& batch) {
 }
 
 double TrainEngine::loss_sum() const {
-  return read_scalar(*device_, store_->find(kLossSum));
+  const HostTensor host = to_host(*device_, store_->find(kLossSum));
+  return scalar_at(host.tensor, host.bytes.data());
 }
 
-UpdateResult TrainEngine::update(const UpdateInputs& in) {
-  write_scalar(*device_, update_->input(update_io::kWeightDecay), in.weight_decay);
-  write_scalar(*device_, update_->input(update_io::kInverseScale), 1.0 / in.loss_scale);
-  write_scalar(*device_, update_->input(update_io::kUpdateCount), static_cast<double>(in.update_count));
+void TrainEngine::update(const UpdateInputs& in) {
+  MEGATRON_CHECK(updates_ - results_taken_ < static_cast<int64_t>(kInFlight), "too many steps in flight");
+  stage_scalar(*update_, update_io::kWeightDecay, in.weight_decay);
+  stage_scalar(*update_, update_io::kInverseScale, 1.0 / in.loss_scale);
+  stage_scalar(*update_, update_io::kUpdateCount, static_cast<double>(in.update_count));
   for (size_t g = 0; g < programs_.groups.size(); ++g) {
-    write_scalar(*device_, update_->input(update_io::learning_rate(programs_.groups[g])), in.learning_rates[g]);
+    stage_scalar(*update_, update_io::learning_rate(programs_.groups[g]), in.learning_rates[g]);
   }
+  update_->upload();
   update_->run(Phase::kForward);
-  return {read_scalar(*device_, update_->output(update_io::kNorm)),
-          read_scalar(*device_, update_->output(update_io::kSkip)) != 0};
+  ResultSlot& slot = results_[static_cast<size_t>(updates_++) % kInFlight];
+  std::byte* target = slot.memory.data();
+  for (const Tensor& t :
+       {store_->find(kLossSum), update_->output(update_io::kNorm), update_->output(update_io::kSkip)}) {
+    device_->enqueue_to_host(target, t.data, t.bytes());
+    target += kResultStride;
+  }
+  device_->record(*slot.ready);
+}
+
+StepResult TrainEngine::take_result() {
+  MEGATRON_CHECK(results_taken_ < updates_, "no step is in flight");
+  ResultSlot& slot = results_[static_cast<size_t>(results_taken_++) % kInFlight];
+  slot.ready->synchronize();
+  const std::byte* data = slot.memory.data();
+  return {scalar_at(store_->find(kLossSum), data), scalar_at(update_->output(update_io::kNorm), data + kResultStride),
+          scalar_at(update_->output(update_io::kSkip), data + 2 * kResultStride) != 0};
+}
+
+void TrainEngine::resume_after_skip() {
+  const Tensor halt = store_->find(update_io::kHalt);
+  const double none = 0;
+  write_tensor(*device_, halt, &none, sizeof none);
 }
 
 std::string TrainEngine::locate_non_finite(const Batch& batch, double seed, int64_t step) {

@@ -1,6 +1,7 @@
 // One rank's device side of training: memory, executors, and the calls of a step.
 #pragma once
 
+#include <array>
 #include <memory>
 #include <string>
 #include <vector>
@@ -22,11 +23,16 @@ struct UpdateInputs {
   int64_t update_count = 1;  ///< of this update, from 1
 };
 
-struct UpdateResult {
+/// What the device says of one step.
+struct StepResult {
+  double loss_sum = 0;   ///< over tokens
   double grad_norm = 0;  ///< before clipping, without the loss scale
-  bool skipped = false;  ///< not finite: nothing changed
+  bool skipped = false;  ///< not finite, or halted: nothing changed
 };
 
+/// The calls of a step enqueue work and return; take_result() waits. At most kInFlight steps may be between update()
+/// and take_result(). After a skipped step the device is halted: steps enqueued behind it change nothing either, until
+/// resume_after_skip().
 class TrainEngine {
  public:
   /// Allocates everything that the plan says, and nothing later.
@@ -42,8 +48,12 @@ class TrainEngine {
   void begin_step();
   /// Forward and backward of one micro-batch; `seed` = loss scale / divisor of the loss.
   void accumulate(const Batch& batch, double seed, int64_t step);
-  UpdateResult update(const UpdateInputs& inputs);
-  /// Sum over tokens since begin_step() or begin_evaluation().
+  void update(const UpdateInputs& inputs);
+  static constexpr size_t kInFlight = 2;
+  /// Of the oldest update() whose result was not taken yet.
+  StepResult take_result();
+  void resume_after_skip();
+  /// Sum over tokens since begin_step() or begin_evaluation(). Waits.
   double loss_sum() const;
 
   void begin_evaluation() { begin_step(); }
@@ -55,6 +65,12 @@ class TrainEngine {
  private:
   void write_batch(Executor& executor, const Batch& batch, double seed, int64_t step);
 
+  /// Host memory that the scalars of one step are copied to.
+  struct ResultSlot {
+    HostBuffer memory;
+    std::unique_ptr<Event> ready;
+  };
+
   const Config config_;
   std::unique_ptr<Device> device_;
   std::unique_ptr<ThreadPool> pool_;
@@ -62,6 +78,8 @@ class TrainEngine {
   TrainPrograms programs_;
   std::shared_ptr<Buffer> arena_;
   std::unique_ptr<Executor> begin_, train_, eval_, update_;
+  std::array<ResultSlot, kInFlight> results_;
+  int64_t updates_ = 0, results_taken_ = 0;
 };
 
 }  // namespace megatron

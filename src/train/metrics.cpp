@@ -70,6 +70,15 @@ void write_training(const StepMetrics& m, ObjectWriter& out) {
 
 }  // namespace
 
+std::optional<double> dense_peak_flops(const std::string& device, DType dtype) {
+  if (dtype != DType::kBF16 && dtype != DType::kF16) return std::nullopt;
+  const auto named = [&](const char* part) { return device.find(part) != std::string::npos; };
+  if (named("H100 PCIe")) return 756e12;
+  if (named("H100 NVL")) return 835e12;
+  if (named("H100") || named("H200") || named("GH200")) return 989.4e12;
+  return std::nullopt;
+}
+
 void set_rates(StepMetrics& metrics, int64_t tokens, double flops, int64_t world_size,
                std::optional<double> peak_flops) {
   MEGATRON_CHECK(world_size > 0, "world size");

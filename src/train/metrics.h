@@ -7,6 +7,8 @@
 #include <utility>
 #include <vector>
 
+#include "tensor/dtype.h"
+
 namespace megatron {
 
 /// Losses of one evaluation: `lm_loss` and any further ones, each an average over tokens.
@@ -21,10 +23,10 @@ struct StepMetrics {
   int64_t iteration = 0;         ///< 1-based; 0 is the evaluation before the first step
   int64_t consumed_samples = 0;  ///< after this iteration, skipped ones included
   int64_t consumed_tokens = 0;
-  bool trained = true;  ///< false: nothing but the evaluations below was done (iteration 0, skip_train)
-  double lm_loss = 0.0;
+  bool trained = true;            ///< false: nothing but the evaluations below was done (iteration 0, skip_train)
+  std::optional<double> lm_loss;  ///< empty when nothing was computed (training.iterations_to_skip)
   std::vector<std::pair<std::string, double>> losses;  ///< further training losses, for example "load_balancing_loss"
-  double grad_norm = 0.0;                              ///< before clipping
+  std::optional<double> grad_norm;                     ///< before clipping; empty as lm_loss
   double learning_rate = 0.0;                          ///< used by this step, of the default group
   double weight_decay = 0.0;
   double loss_scale = 1.0;
@@ -44,6 +46,11 @@ struct StepMetrics {
 /// leaves both empty. `peak_flops` is the dense peak of one device, not set on the CPU.
 void set_rates(StepMetrics& metrics, int64_t tokens, double flops, int64_t world_size,
                std::optional<double> peak_flops);
+
+/// Dense peak of a GPU by its name, in FLOP/s, as NVIDIA's data sheets say without sparsity: H100 SXM, H200 and GH200
+/// in bf16 and fp16 989.4e12, H100 NVL 835e12, H100 PCIe 756e12; empty for what is not known, and for fp32 and fp64,
+/// whose kernels do not use the units that a peak counts.
+std::optional<double> dense_peak_flops(const std::string& device, DType dtype);
 
 /// Perplexity as Megatron-LM prints it: exp(min(20, loss)).
 double perplexity(double loss);

@@ -110,29 +110,20 @@ TrainPrograms make_train_programs(const Config& config, int64_t vocab_size, cons
   return programs;
 }
 
-namespace {
-
-/// Bytes alive between forward and backward: roots made in F and read in B.
-int64_t saved_bytes(const Plan& plan) {
+std::set<ValueId> saved_for_backward(const Plan& plan) {
   std::set<ValueId> made, saved;
   for (OpId id : plan.program.list(Phase::kForward)) {
     for (ValueId v : plan.program.op(id).results) made.insert(plan.program.value(v).storage.root);
   }
   for (OpId id : plan.program.list(Phase::kBackward)) {
-    const Op& op = plan.program.op(id);
-    for (ValueId v : op.operands) {
-      if (v != kNone && made.count(plan.program.value(v).storage.root) > 0)
-        saved.insert(plan.program.value(v).storage.root);
+    for (ValueId v : plan.program.op(id).operands) {
+      if (v == kNone) continue;
+      const ValueId root = plan.program.value(v).storage.root;
+      if (made.count(root) > 0 && plan.program.value(root).lifetime == Lifetime::kActivation) saved.insert(root);
     }
   }
-  int64_t bytes = 0;
-  for (ValueId v : saved) {
-    if (plan.program.value(v).lifetime == Lifetime::kActivation) bytes += plan.slots[static_cast<size_t>(v)].bytes;
-  }
-  return bytes;
+  return saved;
 }
-
-}  // namespace
 
 MemoryReport memory_report(const TrainPrograms& programs) {
   MemoryReport report;
@@ -156,7 +147,9 @@ MemoryReport memory_report(const TrainPrograms& programs) {
     }
   }
   report.arena = programs.arena_bytes();
-  report.activations_saved = saved_bytes(programs.train);
+  for (ValueId v : saved_for_backward(programs.train)) {
+    report.activations_saved += programs.train.slots[static_cast<size_t>(v)].bytes;
+  }
   return report;
 }
 

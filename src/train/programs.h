@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -32,6 +33,9 @@ TrainPrograms make_train_programs(const Config& config, int64_t vocab_size, cons
 
 /// The training program before it is packed.
 Program make_loss_program(const Config& config, const ModelSpec& spec, const ParallelContext& parallel, bool training);
+
+/// Values of a training plan (roots) that live from the forward to the backward.
+std::set<ValueId> saved_for_backward(const Plan& plan);
 
 /// Memory of one rank by purpose, in bytes. `allocated()` is what the run takes from the device.
 struct MemoryReport {

@@ -1,7 +1,5 @@
 #include "train/run_folder.h"
 
-#include <sys/resource.h>
-#include <sys/utsname.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -9,11 +7,11 @@
 #include <cctype>
 #include <cstdio>
 #include <ctime>
-#include <fstream>
 #include <string_view>
 #include <thread>
 
 #include "base/error.h"
+#include "base/host.h"
 #include "base/log.h"
 #include "base/strings.h"
 #include "train/exit_status.h"
@@ -42,18 +40,6 @@ std::string local_time() {
   return text;
 }
 
-/// Value of the first line "key : value" of a file such as /proc/cpuinfo; empty when there is none.
-std::string proc_value(const char* path, std::string_view key) {
-  std::ifstream file(path);
-  for (std::string line; std::getline(file, line);) {
-    const size_t colon = line.find(':');
-    if (colon != std::string::npos && trim(std::string_view(line).substr(0, colon)) == key) {
-      return std::string(trim(std::string_view(line).substr(colon + 1)));
-    }
-  }
-  return {};
-}
-
 std::string build_description() {
   std::string text = str_cat("g++ ", __VERSION__, ", C++ ", __cplusplus);
 #ifdef __clang__
@@ -75,10 +61,8 @@ std::string build_description() {
   return text;
 }
 
-std::string limit_text(int resource) {
-  struct rlimit limit = {};
-  if (::getrlimit(static_cast<__rlimit_resource_t>(resource), &limit) != 0) return "unknown";
-  return limit.rlim_cur == RLIM_INFINITY ? "unlimited" : std::to_string(limit.rlim_cur);
+std::string limit_text(int64_t limit) {
+  return limit == kUnlimited ? "unlimited" : std::to_string(limit);
 }
 
 }  // namespace
@@ -152,13 +136,14 @@ std::string environment_report(const std::vector<std::pair<std::string, std::str
   line("build", build_description());
   line("time", local_time());
   line("host", host_name());
-  struct utsname system = {};
-  if (::uname(&system) == 0) line("system", str_cat(system.sysname, " ", system.release, " ", system.machine));
-  line("processor", proc_value("/proc/cpuinfo", "model name"));
+  const HostFacts machine = host_facts();
+  const HostLimits limits = host_limits();
+  line("system", machine.system);
+  line("processor", machine.processor);
   line("hardware threads", std::to_string(std::thread::hardware_concurrency()));
-  line("memory", proc_value("/proc/meminfo", "MemTotal"));
-  line("open files limit", limit_text(RLIMIT_NOFILE));
-  line("locked memory limit", limit_text(RLIMIT_MEMLOCK));
+  line("memory", format_bytes(static_cast<double>(machine.memory_total)));
+  line("open files limit", limit_text(limits.open_files));
+  line("locked memory limit", limit_text(limits.locked_bytes));
   std::vector<std::string> variables;
   for (char** variable = environ; variable != nullptr && *variable != nullptr; ++variable) {
     const std::string_view entry = *variable;

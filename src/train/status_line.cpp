@@ -57,7 +57,7 @@ std::string format_step_line(const StepSummary& s) {
   std::vector<std::string> parts = {step_head(s.iteration, s.total_iterations)};
   parts.push_back(s.lm_loss ? format("loss %.4f", *s.lm_loss) : "loss -");
   for (const auto& [name, value] : s.losses) parts.push_back(str_cat(shown_name(name), format(" %.4g", value)));
-  parts.push_back(format("norm %.3f", s.grad_norm));
+  parts.push_back(s.grad_norm ? format("norm %.3f", *s.grad_norm) : "norm -");
   parts.push_back(format("lr %.2e", s.learning_rate));
   if (s.loss_scale != 1.0) parts.push_back(format("scale %g", s.loss_scale));
   parts.push_back(step_time(s.step_seconds));
@@ -90,7 +90,7 @@ void StepAverager::add(const StepMetrics& m) {
     ++skipped_;
   } else {
     ++good_;
-    loss_ += m.lm_loss;
+    loss_ += m.lm_loss.value_or(0);
     for (const auto& [name, value] : m.losses) {
       const auto known = std::find_if(losses_.begin(), losses_.end(), [&](const auto& l) { return l.first == name; });
       if (known == losses_.end()) {

@@ -19,7 +19,7 @@ struct StepSummary {
   int64_t total_iterations = 0;
   std::optional<double> lm_loss;  ///< mean over the steps that were not skipped; empty when all were
   std::vector<std::pair<std::string, double>> losses;
-  double grad_norm = 0.0;
+  std::optional<double> grad_norm;
   double learning_rate = 0.0;
   double step_seconds = 0.0;
   double tokens_per_second = 0.0;

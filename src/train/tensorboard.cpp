@@ -95,10 +95,10 @@ struct Scalar {
 std::vector<Scalar> training_scalars(const StepMetrics& m) {
   std::vector<Scalar> out = {{"learning-rate", m.learning_rate, true},
                              {"batch-size", static_cast<double>(m.batch_size), true}};
-  out.push_back({tag_of("lm_loss"), m.lm_loss, true});
+  if (m.lm_loss) out.push_back({tag_of("lm_loss"), *m.lm_loss, true});
   for (const auto& [name, value] : m.losses) out.push_back({tag_of(name), value, true});
   out.push_back({"loss-scale", m.loss_scale, true});
-  out.push_back({"grad-norm", m.grad_norm, true});
+  if (m.grad_norm) out.push_back({"grad-norm", *m.grad_norm, true});
   out.push_back({"weight-decay", m.weight_decay, false});
   out.push_back({"skipped-iterations", static_cast<double>(m.skipped_iterations), false});
   out.push_back({"iteration-time", m.step_seconds, false});

@@ -22,6 +22,7 @@
 #include "train/run_folder.h"
 #include "train/signals.h"
 #include "train/status_line.h"
+#include "train/step_pipeline.h"
 #include "train/tensorboard.h"
 #include "train/version.h"
 
@@ -116,19 +117,16 @@ class Trainer {
         progress_.consumed_samples,
         static_cast<int>(std::max<int64_t>(1, config_.data.num_workers)) * static_cast<int>(micro_batches()));
     if (progress_.iteration == 0 || config_.training.skip_train) report_evaluation_only(evaluations());
-    while (!config_.training.skip_train && progress_.iteration < total_) {
+    steps_ = std::make_unique<StepPipeline>(config_, *engine_, schedule_, scaler_, progress_);
+    while (!config_.training.skip_train && steps_->iteration() < total_) {
       status_.phase = "train";
-      StepMetrics metrics = step();
-      status_.iteration = progress_.iteration;
-      if (evaluates_at(progress_.iteration)) metrics.evaluations = evaluations();
-      if (progress_.iteration == total_) add_final_evaluations(metrics);
-      for (const auto& sink : sinks_) sink->write(metrics);
-      if (!fatal_.empty()) throw DataError(fatal_);
-      const bool due = config_.checkpoint.save_interval && progress_.iteration % *config_.checkpoint.save_interval == 0;
-      if (due) save();
+      submit();
+      const bool boundary = is_boundary(steps_->iteration());
+      settle(boundary ? 0 : steps_->depth());
+      if (!boundary) continue;
+      if (saves_at(progress_.iteration)) save();
       if (progress_.iteration == total_) break;
-      const StopRequest request = stop_request({config_.run.exit_interval, config_.run.exit_duration_in_mins},
-                                               progress_.iteration, seconds_since(start_), signals_.received());
+      const StopRequest request = stop_after(progress_.iteration);
       if (!request.stop()) continue;
       save();
       status_.reason = request.text();
@@ -144,100 +142,39 @@ class Trainer {
     return div_exact(config_.training.global_batch_size, config_.training.micro_batch_size);
   }
 
-  StepMetrics step() {
-    const Clock::time_point begin = Clock::now();
+  /// Gives the next iteration to the device.
+  void submit() {
     const double waited = loader_->wait_seconds();
-    const int64_t iteration = progress_.iteration + 1;
     std::vector<Batch> batches;
-    double weights = 0;
-    for (int64_t i = 0; i < micro_batches(); ++i) {
-      batches.push_back(loader_->next());
-      weights += batches.back().loss_weight_sum;
-    }
-    const double wait = loader_->wait_seconds() - waited;
-    StepMetrics m;
-    m.iteration = iteration;
-    m.batch_size = config_.training.global_batch_size;
-    m.loss_scale = progress_.scaler.scale;
-    m.weight_decay = weight_decay(schedule_, progress_.schedule.num_steps);
-    m.learning_rate = learning_rate(schedule_, progress_.schedule.num_steps);
-    const auto& skip = config_.training.iterations_to_skip;
-    if (std::find(skip.begin(), skip.end(), iteration) != skip.end()) {
-      m.skipped = true;  // the data is consumed, nothing is computed
-    } else {
-      compute(batches, std::max(weights, 1.0), iteration, m);
-    }
-    progress_.iteration = iteration;
-    progress_.consumed_samples += m.batch_size;
-    progress_.consumed_tokens += m.batch_size * config_.model.seq_length;
-    if (m.skipped) ++progress_.skipped_iterations;
-    m.consumed_samples = progress_.consumed_samples;
-    m.consumed_tokens = progress_.consumed_tokens;
-    m.skipped_iterations = progress_.skipped_iterations;
-    m.peak_memory_bytes = engine_->device().peak_allocated_bytes();
-    m.step_seconds = seconds_since(begin);
-    m.data_wait_fraction = m.step_seconds > 0 ? wait / m.step_seconds : 0.0;
-    const int64_t tokens = m.batch_size * config_.model.seq_length;
-    set_rates(m, tokens, flops_per_token(engine_->programs().spec) * static_cast<double>(tokens), 1, std::nullopt);
-    return m;
+    for (int64_t i = 0; i < micro_batches(); ++i) batches.push_back(loader_->next());
+    steps_->submit(std::move(batches), loader_->wait_seconds() - waited);
   }
 
-  /// Divisor of the loss of one micro-batch: the weighted tokens of the whole global batch, or with
-  /// calculate_per_token_loss: false the mean of the micro-batches' means.
-  double seed_of(const Batch& batch, double weights) const {
-    if (config_.training.calculate_per_token_loss) return progress_.scaler.scale / weights;
-    return progress_.scaler.scale / (std::max(batch.loss_weight_sum, 1.0) * static_cast<double>(micro_batches()));
+  /// Takes steps until `left` are in flight; evaluations belong to the last of them.
+  void settle(size_t left) {
+    while (steps_->in_flight() > left) {
+      StepMetrics metrics = steps_->settle();
+      progress_ = steps_->progress();
+      status_.iteration = progress_.iteration;
+      if (evaluates_at(progress_.iteration)) metrics.evaluations = evaluations();
+      if (progress_.iteration == total_) add_final_evaluations(metrics);
+      for (const auto& sink : sinks_) sink->write(metrics);
+      if (!steps_->fatal().empty()) throw DataError(steps_->fatal());
+    }
   }
 
-  void compute(const std::vector<Batch>& batches, double weights, int64_t iteration, StepMetrics& m) {
-    engine_->begin_step();
-    for (const Batch& batch : batches) engine_->accumulate(batch, seed_of(batch, weights), iteration);
-    m.lm_loss = engine_->loss_sum() / weights;
-    UpdateInputs in;
-    for (const ParamGroup& group : engine_->programs().groups) {
-      in.learning_rates.push_back(group_step(schedule_, group, progress_.schedule.num_steps).learning_rate);
-    }
-    in.weight_decay = m.weight_decay;
-    in.loss_scale = progress_.scaler.scale;
-    in.update_count = progress_.updates + 1;
-    const UpdateResult result = engine_->update(in);
-    m.grad_norm = result.grad_norm;
-    m.skipped = result.skipped;
-    progress_.scaler = next_state(scaler_, progress_.scaler, result.skipped);
-    if (!result.skipped) {
-      ++progress_.updates;
-      progress_.schedule.num_steps += m.batch_size;
-      return;
-    }
-    report_non_finite(batches, weights, iteration);
+  /// After this iteration the host looks at the weights, or may end: nothing may be in flight.
+  bool is_boundary(int64_t iteration) const {
+    return iteration == total_ || evaluates_at(iteration) || saves_at(iteration) || stop_after(iteration).stop();
   }
 
-  /// A skipped step: says what was not finite, and ends the run after this iteration where the configuration wants
-  /// that.
-  void report_non_finite(const std::vector<Batch>& batches, double weights, int64_t iteration) {
-    const std::string what = str_cat("iteration ", iteration,
-                                     ": the gradient norm is not finite; the step was skipped, weights are unchanged");
-    log_warn(what);
-    std::string place;
-    if (scaler_.kind != LossScaling::kDynamic && config_.run.replay_non_finite) {
-      place = first_non_finite(batches, weights, iteration);
-      log_warn(str_cat("iteration ", iteration, ": ", place));
-    }
-    if (!config_.training.check_for_nan_in_loss_and_grad) return;
-    fatal_ = str_cat(
-        what, place.empty() ? "" : "; " + place,
-        ". Look at the data and the learning rate, or set training.check_for_nan_in_loss_and_grad: false to skip such "
-        "steps and go on");
+  bool saves_at(int64_t iteration) const {
+    return config_.checkpoint.save_interval && iteration % *config_.checkpoint.save_interval == 0;
   }
 
-  /// The replay that names the first value that is not finite.
-  std::string first_non_finite(const std::vector<Batch>& batches, double weights, int64_t iteration) {
-    for (const Batch& batch : batches) {
-      engine_->begin_step();
-      const std::string place = engine_->locate_non_finite(batch, seed_of(batch, weights), iteration);
-      if (!place.empty()) return "the first value that is not finite: " + place;
-    }
-    return "every value of every micro-batch is finite; their sum overflows";
+  StopRequest stop_after(int64_t iteration) const {
+    return stop_request({config_.run.exit_interval, config_.run.exit_duration_in_mins}, iteration,
+                        seconds_since(start_), signals_.received());
   }
 
   bool evaluates_at(int64_t iteration) const {
@@ -307,10 +244,10 @@ class Trainer {
   Progress progress_;
   int64_t total_ = 0;
   int64_t saved_iteration_ = -1;
-  std::string fatal_;  ///< why the run ends after this iteration
   std::unique_ptr<TrainEngine> engine_;
   std::unique_ptr<CheckpointStore> checkpoints_;
   std::unique_ptr<BatchLoader> loader_;
+  std::unique_ptr<StepPipeline> steps_;
   std::vector<std::unique_ptr<MetricsSink>> sinks_;
 };
 

@@ -50,6 +50,7 @@ const std::map<std::string, std::vector<std::string>> kCommands = {
     {"data show", {"--document", "--limit", "--decode", "--tokenizer-type"}},
     {"data samples", {"--config", "--set", "--count", "--first", "--split", "--output"}},
     {"data verify", {"--vocab-size"}},
+    {"doctor", {"--device", "--dir", "--json"}},
     {"finetune", {"--config", "--set", "--dry-run"}},
     {"generate",
      {"--load", "--ckpt-step", "--prompt", "--prompts", "--num-tokens-to-generate", "--temperature", "--top-k",
@@ -110,8 +111,8 @@ TEST_CASE("help of every command names and explains its options") {
 TEST_CASE("megatron --help lists the commands, --version says which program this is") {
   const Workspace work;
   const std::string help = work.succeed({"--help"});
-  for (const char* name : {"bench", "checkpoint", "config", "data", "finetune", "generate", "plan", "preprocess",
-                           "pretrain", "tokenizer", "validate"}) {
+  for (const char* name : {"bench", "checkpoint", "config", "data", "doctor", "finetune", "generate", "plan",
+                           "preprocess", "pretrain", "tokenizer", "validate"}) {
     CHECK(has(help, std::string("\n  ") + name + " "));
   }
   CHECK(work.succeed({"--version"}).starts_with("megatron 0."));

@@ -101,8 +101,13 @@ StepRecord EngineRun::step_on(const std::vector<Batch>& batches, int64_t step) {
   in.learning_rates.assign(engine_->programs().groups.size(), loaded_.config.optimizer.lr);
   in.weight_decay = loaded_.config.optimizer.weight_decay;
   in.update_count = updates_ + 1;
-  const UpdateResult result = engine_->update(in);
-  if (!result.skipped) ++updates_;
+  engine_->update(in);
+  const StepResult result = engine_->take_result();
+  if (result.skipped) {
+    engine_->resume_after_skip();
+  } else {
+    ++updates_;
+  }
   record.grad_norm = result.grad_norm;
   record.skipped = result.skipped;
   return record;

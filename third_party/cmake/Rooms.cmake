@@ -49,6 +49,10 @@ megatron_room(cli ROOMS train inference LIBRARIES CLI11::CLI11)
 if(EXISTS ${CMAKE_SOURCE_DIR}/src/cli/main.cpp)
   add_executable(megatron src/cli/main.cpp)
   target_link_libraries(megatron PRIVATE megatron_cli)
+  # Installed, it finds its libraries beside itself. The old kind of run path also serves the libraries that those need.
+  target_link_options(megatron PRIVATE -Wl,--disable-new-dtags)
+  set_target_properties(megatron PROPERTIES INSTALL_RPATH "$ORIGIN/../lib")
+  install(TARGETS megatron RUNTIME DESTINATION bin COMPONENT megatron)
 endif()
 
 if(MEGATRON_TESTS)

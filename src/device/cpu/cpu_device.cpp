@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "base/host.h"
 #include "base/strings.h"
 #include "device/device.h"
 
@@ -14,13 +15,14 @@ class CpuDevice final : public Device {
  public:
   DeviceKind kind() const override { return DeviceKind::kCpu; }
   std::string description() const override { return "cpu"; }
+  int64_t free_bytes() const override { return available_host_memory(); }
   void copy_to_device(void* target, const void* source, int64_t bytes) override {
     if (bytes > 0) std::memcpy(target, source, static_cast<size_t>(bytes));
   }
   void copy_to_host(void* target, const void* source, int64_t bytes) override {
     if (bytes > 0) std::memcpy(target, source, static_cast<size_t>(bytes));
   }
-  void copy_within(void* target, const void* source, int64_t bytes) override {
+  void copy_within(void* target, const void* source, int64_t bytes, int /*stream*/) override {
     if (bytes > 0) std::memmove(target, source, static_cast<size_t>(bytes));
   }
   void fill_zero(void* target, int64_t bytes) override {

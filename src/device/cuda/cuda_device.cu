@@ -1,48 +1,105 @@
 // A CUDA GPU behind the Device interface.
+#include <array>
 #include <string>
 
 #include "base/error.h"
 #include "device/cuda_check.h"
 #include "device/device.h"
+#include "device/gpu.h"
 
 namespace megatron {
-
-void fail_cuda(cudaError_t error, const std::string& what) {
-  throw DeviceError(what + ": " + cudaGetErrorName(error) + ": " + cudaGetErrorString(error));
-}
-
 namespace {
+
+class CudaEvent final : public Event {
+ public:
+  explicit CudaEvent(bool timing) {
+    check_cuda(cudaEventCreateWithFlags(&event_, timing ? cudaEventDefault : cudaEventDisableTiming),
+               "cudaEventCreate");
+  }
+  ~CudaEvent() override { cudaEventDestroy(event_); }
+  CudaEvent(const CudaEvent&) = delete;
+  CudaEvent& operator=(const CudaEvent&) = delete;
+
+  cudaEvent_t get() const { return event_; }
+  void synchronize() override { check_cuda(cudaEventSynchronize(event_), "cudaEventSynchronize"); }
+  double seconds_since(const Event& earlier) const override {
+    float milliseconds = 0;
+    check_cuda(cudaEventElapsedTime(&milliseconds, static_cast<const CudaEvent&>(earlier).event_, event_),
+               "cudaEventElapsedTime");
+    return milliseconds * 1e-3;
+  }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
+class CudaGraph final : public Graph {
+ public:
+  CudaGraph(cudaGraph_t graph, cudaStream_t stream) : stream_(stream) {
+    const cudaError_t error = cudaGraphInstantiate(&executable_, graph, 0);
+    cudaGraphDestroy(graph);
+    check_cuda(error, "cudaGraphInstantiate");
+  }
+  ~CudaGraph() override { cudaGraphExecDestroy(executable_); }
+  CudaGraph(const CudaGraph&) = delete;
+  CudaGraph& operator=(const CudaGraph&) = delete;
+
+  void launch() override { check_cuda(cudaGraphLaunch(executable_, stream_), "cudaGraphLaunch"); }
+
+ private:
+  cudaGraphExec_t executable_ = nullptr;
+  cudaStream_t stream_;
+};
 
 class CudaDevice final : public Device {
  public:
-  explicit CudaDevice(int index) {
-    int count = 0;
-    const cudaError_t found = cudaGetDeviceCount(&count);
-    if (found != cudaSuccess || count == 0) {
-      throw DeviceError(std::string("run.device: cuda: no usable GPU or driver (") + cudaGetErrorString(found) +
-                        "); check nvidia-smi, or use run.device: cpu");
+  explicit CudaDevice(int index) : name_(require_gpu(index).name) {
+    // The streams beside the computing one go first where both have work: others wait for what they send.
+    int lowest = 0, highest = 0;
+    check_cuda(cudaDeviceGetStreamPriorityRange(&lowest, &highest), "cudaDeviceGetStreamPriorityRange");
+    for (size_t i = 0; i < streams_.size(); ++i) {
+      check_cuda(cudaStreamCreateWithPriority(&streams_[i], cudaStreamNonBlocking, i == 0 ? lowest : highest),
+                 "cudaStreamCreate");
     }
-    if (index >= count) {
-      throw DeviceError("run.device: cuda: this rank wants GPU " + std::to_string(index) + " of " +
-                        std::to_string(count));
-    }
-    check_cuda(cudaSetDevice(index), "cudaSetDevice");
-    cudaDeviceProp properties{};
-    check_cuda(cudaGetDeviceProperties(&properties, index), "cudaGetDeviceProperties");
-    name_ = properties.name;
-    if (properties.major != 9) {
-      throw DeviceError("run.device: cuda: " + name_ + " has compute capability " + std::to_string(properties.major) +
-                        "." + std::to_string(properties.minor) +
-                        "; this build is for 9.0 (set CMAKE_CUDA_ARCHITECTURES)");
-    }
-    check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
   }
-  ~CudaDevice() override { cudaStreamDestroy(stream_); }
+  ~CudaDevice() override {
+    for (cudaStream_t stream : streams_) cudaStreamDestroy(stream);
+  }
 
   DeviceKind kind() const override { return DeviceKind::kCuda; }
   std::string description() const override { return name_; }
-  void* stream() const override { return stream_; }
-  void synchronize() override { check_cuda(cudaStreamSynchronize(stream_), "synchronize"); }
+  void* stream(int index) const override { return streams_[static_cast<size_t>(index)]; }
+  bool asynchronous() const override { return true; }
+  void synchronize() override {
+    for (cudaStream_t stream : streams_) check_cuda(cudaStreamSynchronize(stream), "synchronize");
+  }
+  std::unique_ptr<Event> make_event(bool timing) override { return std::make_unique<CudaEvent>(timing); }
+  void record(Event& event, int stream) override {
+    check_cuda(cudaEventRecord(static_cast<CudaEvent&>(event).get(), streams_[static_cast<size_t>(stream)]),
+               "cudaEventRecord");
+  }
+  void wait(Event& event, int stream) override {
+    check_cuda(cudaStreamWaitEvent(streams_[static_cast<size_t>(stream)], static_cast<CudaEvent&>(event).get(), 0),
+               "cudaStreamWaitEvent");
+  }
+  std::unique_ptr<Graph> capture(const std::function<void()>& enqueue) override {
+    check_cuda(cudaStreamBeginCapture(streams_[0], cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+    cudaGraph_t graph = nullptr;
+    try {
+      enqueue();
+    } catch (...) {
+      cudaStreamEndCapture(streams_[0], &graph);
+      if (graph != nullptr) cudaGraphDestroy(graph);
+      throw;
+    }
+    check_cuda(cudaStreamEndCapture(streams_[0], &graph), "cudaStreamEndCapture");
+    return std::make_unique<CudaGraph>(graph, streams_[0]);
+  }
+  int64_t free_bytes() const override {
+    size_t free = 0, total = 0;
+    check_cuda(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+    return static_cast<int64_t>(free);
+  }
 
   void copy_to_device(void* target, const void* source, int64_t bytes) override {
     copy(target, source, bytes, cudaMemcpyHostToDevice);
@@ -50,13 +107,20 @@ class CudaDevice final : public Device {
   void copy_to_host(void* target, const void* source, int64_t bytes) override {
     copy(target, source, bytes, cudaMemcpyDeviceToHost);
   }
-  void copy_within(void* target, const void* source, int64_t bytes) override {
+  void enqueue_to_device(void* target, const void* source, int64_t bytes) override {
+    enqueue_copy(target, source, bytes, cudaMemcpyHostToDevice);
+  }
+  void enqueue_to_host(void* target, const void* source, int64_t bytes) override {
+    enqueue_copy(target, source, bytes, cudaMemcpyDeviceToHost);
+  }
+  void copy_within(void* target, const void* source, int64_t bytes, int stream) override {
     if (bytes == 0) return;
-    check_cuda(cudaMemcpyAsync(target, source, static_cast<size_t>(bytes), cudaMemcpyDeviceToDevice, stream_),
+    check_cuda(cudaMemcpyAsync(target, source, static_cast<size_t>(bytes), cudaMemcpyDeviceToDevice,
+                               streams_[static_cast<size_t>(stream)]),
                "copy_within");
   }
   void fill_zero(void* target, int64_t bytes) override {
-    if (bytes > 0) check_cuda(cudaMemsetAsync(target, 0, static_cast<size_t>(bytes), stream_), "fill_zero");
+    if (bytes > 0) check_cuda(cudaMemsetAsync(target, 0, static_cast<size_t>(bytes), streams_[0]), "fill_zero");
   }
 
  protected:
@@ -64,30 +128,34 @@ class CudaDevice final : public Device {
     void* data = nullptr;
     const cudaError_t error = cudaMalloc(&data, static_cast<size_t>(bytes));
     if (error == cudaSuccess) return static_cast<std::byte*>(data);
-    size_t free = 0, total = 0;
-    cudaMemGetInfo(&free, &total);
-    throw DeviceError(name_ + ": could not take " + std::to_string(bytes) + " bytes (" + std::to_string(free) + " of " +
-                      std::to_string(total) + " are free); run `megatron plan` to see what the model needs");
+    static_cast<void>(cudaGetLastError());  // reported here, not by the next launch
+    if (error == cudaErrorMemoryAllocation) fail_cuda_memory(bytes);
+    fail_cuda(error, "taking memory");
   }
   void deallocate(std::byte* data) noexcept override { cudaFree(data); }
+  std::byte* allocate_host(int64_t bytes) override {
+    void* data = nullptr;
+    check_cuda(cudaMallocHost(&data, static_cast<size_t>(bytes)), "page-locked host memory");
+    return static_cast<std::byte*>(data);
+  }
+  void deallocate_host(std::byte* data) noexcept override { cudaFreeHost(data); }
 
  private:
   void copy(void* target, const void* source, int64_t bytes, cudaMemcpyKind kind) {
     if (bytes == 0) return;
-    check_cuda(cudaMemcpyAsync(target, source, static_cast<size_t>(bytes), kind, stream_), "copy");
+    enqueue_copy(target, source, bytes, kind);
     synchronize();
+  }
+  void enqueue_copy(void* target, const void* source, int64_t bytes, cudaMemcpyKind kind) {
+    if (bytes == 0) return;
+    check_cuda(cudaMemcpyAsync(target, source, static_cast<size_t>(bytes), kind, streams_[0]), "copy");
   }
 
   std::string name_;
-  cudaStream_t stream_ = nullptr;
+  std::array<cudaStream_t, kStreams> streams_{};
 };
 
 }  // namespace
-
-int cuda_device_count() {
-  int count = 0;
-  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
-}
 
 std::unique_ptr<Device> make_cuda_device(int index) {
   return std::make_unique<CudaDevice>(index);
