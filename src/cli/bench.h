@@ -9,5 +9,7 @@ namespace megatron {
 
 /// `megatron bench ops`: values, gradients, repeatability and speed of the operations.
 void add_bench_ops_command(CLI::App& bench);
+/// `megatron bench step`: speed of a configuration's training step.
+void add_bench_step_command(CLI::App& bench);
 
 }  // namespace megatron

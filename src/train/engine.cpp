@@ -1,5 +1,6 @@
 #include "train/engine.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "base/check.h"
@@ -11,6 +12,7 @@
 #include "parallel/rank_device.h"
 #include "program/passes.h"
 #include "tensor/host_copy.h"
+#include "train/memory_advice.h"
 
 namespace megatron {
 
@@ -46,6 +48,12 @@ void stage_array(Executor& executor, const char* name, const std::vector<T>& val
   executor.stage(name, values.data(), static_cast<int64_t>(values.size() * sizeof(T)));
 }
 
+/// The arena, once it is known that everything fits.
+std::shared_ptr<Buffer> reserve(const Config& config, const TrainPrograms& programs, Device& device) {
+  require_memory(config, programs, ParallelContext(), device);
+  return std::make_shared<Buffer>(device, programs.arena_bytes());
+}
+
 constexpr int64_t kResultStride = 8;  ///< of one scalar in a result slot
 
 }  // namespace
@@ -53,10 +61,11 @@ constexpr int64_t kResultStride = 8;  ///< of one scalar in a result slot
 TrainEngine::TrainEngine(const Config& config, TrainPrograms programs)
     : config_(config),
       device_(make_device(config.run)),
+      free_at_start_(device_->free_bytes()),
       pool_(std::make_unique<ThreadPool>(cpu_threads(config.run))),
       store_(std::make_unique<Store>(*device_)),
       programs_(std::move(programs)),
-      arena_(std::make_shared<Buffer>(*device_, programs_.arena_bytes())) {
+      arena_(reserve(config, programs_, *device_)) {
   verify_blas();
   Executor::Options options;
   options.pool = pool_.get();
@@ -143,6 +152,24 @@ void TrainEngine::resume_after_skip() {
   const Tensor halt = store_->find(update_io::kHalt);
   const double none = 0;
   write_tensor(*device_, halt, &none, sizeof none);
+}
+
+int64_t TrainEngine::library_bytes() const {
+  if (device_->kind() == DeviceKind::kCpu) return 0;
+  return std::max<int64_t>(0, free_at_start_ - device_->free_bytes() - device_->allocated_bytes());
+}
+
+std::vector<OpTime> TrainEngine::time_operations(const Batch& batch) {
+  constexpr int kRepeats = 5;
+  write_batch(*train_, batch, 1.0 / std::max(1.0, batch.loss_weight_sum), 1);
+  std::vector<OpTime> all = megatron::time_operations(*begin_, "begin", kRepeats);
+  for (Executor* executor : {train_.get(), update_.get()}) {
+    const std::vector<OpTime> more =
+        megatron::time_operations(*executor, executor == update_.get() ? "update" : "", kRepeats);
+    all.insert(all.end(), more.begin(), more.end());
+  }
+  std::sort(all.begin(), all.end(), [](const OpTime& a, const OpTime& b) { return a.seconds > b.seconds; });
+  return all;
 }
 
 std::string TrainEngine::locate_non_finite(const Batch& batch, double seed, int64_t step) {

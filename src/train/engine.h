@@ -11,6 +11,7 @@
 #include "data/batch.h"
 #include "device/device.h"
 #include "program/executor.h"
+#include "train/op_times.h"
 #include "train/programs.h"
 
 namespace megatron {
@@ -59,6 +60,13 @@ class TrainEngine {
   void begin_evaluation() { begin_step(); }
   void evaluate(const Batch& batch);
 
+  /// Device memory taken since the engine was made beyond what it allocated: kernels, graphs, what libraries keep.
+  /// 0 on the CPU, whose memory others share.
+  int64_t library_bytes() const;
+
+  /// Times of all operations of a step on this micro-batch, one at a time. The weights are of no use afterwards.
+  std::vector<OpTime> time_operations(const Batch& batch);
+
   /// Repeats a micro-batch without memory reuse and describes the first value that is not finite; "" when all are.
   std::string locate_non_finite(const Batch& batch, double seed, int64_t step);
 
@@ -73,6 +81,7 @@ class TrainEngine {
 
   const Config config_;
   std::unique_ptr<Device> device_;
+  int64_t free_at_start_ = 0;  ///< device memory before anything was allocated here
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<Store> store_;
   TrainPrograms programs_;

@@ -55,7 +55,7 @@ class SmallDevice final : public Device {
   int64_t free_bytes() const override { return free_; }
   void copy_to_device(void*, const void*, int64_t) override {}
   void copy_to_host(void*, const void*, int64_t) override {}
-  void copy_within(void*, const void*, int64_t) override {}
+  void copy_within(void*, const void*, int64_t, int) override {}
   void fill_zero(void*, int64_t) override {}
 
  protected:
