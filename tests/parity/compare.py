@@ -29,7 +29,8 @@ def main():
     arguments = parser.parse_args()
     ours, theirs = read(arguments.ours), read(arguments.theirs)
     if not ours or set(ours) != set(theirs):
-        sys.exit(f"iterations differ: {len(ours)} and {len(theirs)}, of which {len(set(ours) & set(theirs))} are common")
+        common = len(set(ours) & set(theirs))
+        sys.exit(f"iterations differ: {len(ours)} and {len(theirs)}, of which {common} are common")
     iterations = sorted(ours)
     difference = {i: ours[i]["lm_loss"] - theirs[i]["lm_loss"] for i in iterations}
     tail = iterations[-20:]
@@ -40,7 +41,8 @@ def main():
     norms = max(abs(ours[i]["grad_norm"] / theirs[i]["grad_norm"] - 1) for i in iterations[:20])
     for i in (iterations[0], iterations[len(iterations) // 2], iterations[-1]):
         print(f"iteration {i:6d}: {ours[i]['lm_loss']:.6f} {theirs[i]['lm_loss']:.6f} difference {difference[i]:+.2e}")
-    print(f"mean of the last {len(tail)}: difference {mean:+.2e}; greatest at iteration {worst}: {difference[worst]:+.2e}")
+    print(f"mean of the last {len(tail)}: difference {mean:+.2e}; "
+          f"greatest at iteration {worst}: {difference[worst]:+.2e}")
     print(f"gradient norm, first 20: within {norms:.1e}; learning rate: within {rates:.1e}")
     good = abs(last) <= arguments.bound and abs(mean) <= arguments.bound and rates <= arguments.rate_bound
     print(f"{'same' if good else 'NOT the same'} within {arguments.bound} nats after {len(iterations)} iterations")

@@ -68,14 +68,14 @@ speed_settings() {
 }
 
 speed() {
-  local config=$here/$1.yaml sets=() setting
+  local config=$here/$1.yaml sets=() setting round
   while read -r setting; do sets+=(--set "$setting"); done < <(speed_settings "$1")
   printf '== %s: speed\n' "$1"
   "$megatron" config show --config "$config" "${sets[@]}" >"$out/$1.shape.yaml"
   # In turn, so that a slow spell of the machine falls on both.
-  for _ in 1 2; do
-    "$megatron" bench step --config "$config" "${sets[@]}"
-    "$python" "$here/speed_torch.py" --config "$out/$1.shape.yaml"
+  for round in 1 2; do
+    "$megatron" bench step --config "$config" "${sets[@]}" --steps 50 --json >"$out/$1.ours-$round.json"
+    "$python" "$here/speed_torch.py" --config "$out/$1.shape.yaml" >"$out/$1.torch-$round.json"
   done
 }
 
@@ -87,4 +87,5 @@ for model in "$@"; do
     *) echo "run_gpu.sh: '$what': parity or speed" >&2 && exit 2 ;;
   esac
 done
+if [[ $what == speed ]]; then "$python" "$here/speed_table.py" "$out" "$@" || failed=1; fi
 exit "$failed"
