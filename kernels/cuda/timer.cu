@@ -26,12 +26,12 @@ __global__ void __launch_bounds__(kThreads) read_kernel(uint4* data, int64_t cou
 struct DestroyEvent {
   void operator()(cudaEvent_t event) const { cudaEventDestroy(event); }
 };
-using Event = std::unique_ptr<std::remove_pointer_t<cudaEvent_t>, DestroyEvent>;
+using TimingEvent = std::unique_ptr<std::remove_pointer_t<cudaEvent_t>, DestroyEvent>;
 
-Event make_event() {
+TimingEvent make_event() {
   cudaEvent_t event = nullptr;
   check_cuda(cudaEventCreate(&event), "cudaEventCreate");
-  return Event(event);
+  return TimingEvent(event);
 }
 
 }  // namespace
@@ -48,7 +48,7 @@ void StreamTimer::flush() {
 
 std::vector<double> StreamTimer::measure(int repeats, const std::function<void()>& launch) {
   const auto stream = static_cast<cudaStream_t>(device_.stream());
-  std::vector<Event> begins, ends;
+  std::vector<TimingEvent> begins, ends;
   for (int i = 0; i < repeats; ++i) {
     begins.push_back(make_event());
     ends.push_back(make_event());

@@ -1,4 +1,4 @@
-// megatron data merge|stats|show|verify: work on finished token files.
+// megatron data merge|stats|show|verify|samples: work on finished token files.
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <filesystem>
@@ -7,8 +7,11 @@
 #include "base/error.h"
 #include "base/strings.h"
 #include "cli/commands.h"
+#include "cli/config_options.h"
 #include "cli/tokenizer_options.h"
 #include "data/data_tools.h"
+#include "train/data_setup.h"
+#include "train/export_samples.h"
 
 namespace megatron {
 namespace {
@@ -20,6 +23,9 @@ struct DataArguments {
   int64_t document = 0, limit = 1000;
   std::optional<int64_t> vocab_size;
   bool decode = false;
+  ConfigOptions config;
+  std::string split = "train", output;
+  int64_t first = 0, count = 0;
 };
 
 void run_merge(const DataArguments& arguments) {
@@ -99,6 +105,19 @@ void run_verify(const DataArguments& arguments) {
               report.hashes_checked ? ", hashes agree" : " (no side file: bytes not compared with hashes)");
 }
 
+void run_samples(const DataArguments& arguments) {
+  const Config config = load_config(arguments.config).config;
+  const DataSplits splits = open_data(config).splits;
+  const DatasetPtr& dataset = arguments.split == "train"   ? splits.train
+                              : arguments.split == "valid" ? splits.valid
+                                                           : splits.test;
+  if (!dataset) throw UsageError(str_cat("--split ", arguments.split, ": data.split leaves no such samples"));
+  export_samples(*dataset, arguments.first, arguments.count, arguments.output);
+  std::printf("%s: samples %lld to %lld of %s, %lld tokens each\n", arguments.output.c_str(),
+              static_cast<long long>(arguments.first), static_cast<long long>(arguments.first + arguments.count - 1),
+              arguments.split.c_str(), static_cast<long long>(dataset->seq_length() + 1));
+}
+
 CLI::App* add_file_command(CLI::App& parent, const char* name, const char* about, DataArguments& arguments) {
   CLI::App* command = parent.add_subcommand(name, about);
   command->add_option("prefix", arguments.prefix, "Token files: path without .bin or .idx.")
@@ -107,10 +126,30 @@ CLI::App* add_file_command(CLI::App& parent, const char* name, const char* about
   return command;
 }
 
+void add_samples_command(CLI::App& parent, const std::shared_ptr<DataArguments>& arguments) {
+  CLI::App* samples = parent.add_subcommand(
+      "samples", "Write samples in the order in which a run reads them: safetensors, tokens [count, seq_length + 1].");
+  add_config_options(*samples, arguments->config);
+  samples->add_option("--count", arguments->count, "How many samples.")
+      ->type_name("N")
+      ->check(CLI::PositiveNumber.description(""))
+      ->required();
+  samples->add_option("--first", arguments->first, "The first one; iteration n starts at (n - 1) * global_batch_size.")
+      ->type_name("N")
+      ->check(CLI::NonNegativeNumber.description(""))
+      ->capture_default_str();
+  samples->add_option("--split", arguments->split, "Which set.")
+      ->check(CLI::IsMember({"train", "valid", "test"}).description("train|valid|test"))
+      ->type_name("")
+      ->capture_default_str();
+  samples->add_option("--output", arguments->output, "The file to write.")->type_name("FILE")->required();
+  samples->callback([arguments] { run_samples(*arguments); });
+}
+
 }  // namespace
 
 void add_data_command(CLI::App& app) {
-  CLI::App* data = app.add_subcommand("data", "Merge, examine and check token files.");
+  CLI::App* data = app.add_subcommand("data", "Merge, examine, check and export token files.");
   data->require_subcommand(1);
   auto arguments = std::make_shared<DataArguments>();
 
@@ -146,6 +185,7 @@ void add_data_command(CLI::App& app) {
       ->type_name("N")
       ->check(CLI::PositiveNumber.description(""));
   verify->callback([arguments] { run_verify(*arguments); });
+  add_samples_command(*data, arguments);
 }
 
 }  // namespace megatron

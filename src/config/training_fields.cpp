@@ -23,7 +23,8 @@ std::vector<Field> fields(TrainingConfig& c) {
       .at_least(0);
   list.add("full_validation", c.full_validation,
            "Evaluate on the whole validation data instead of eval_iters batches.");
-  list.add("skip_train", c.skip_train, "Only evaluate.");
+  list.add("skip_train", c.skip_train,
+           "Only evaluate; where there is no checkpoint to go on from, also save the initial weights as iteration 0.");
   list.add(
           "calculate_per_token_loss", c.calculate_per_token_loss,
           "One divisor for the loss: the weighted tokens of the whole global batch. false: the mean over micro-batches "

@@ -48,6 +48,7 @@ const std::map<std::string, std::vector<std::string>> kCommands = {
     {"data merge", {"--input", "--output-prefix"}},
     {"data stats", {"PREFIX"}},
     {"data show", {"--document", "--limit", "--decode", "--tokenizer-type"}},
+    {"data samples", {"--config", "--set", "--count", "--first", "--split", "--output"}},
     {"data verify", {"--vocab-size"}},
     {"doctor", {"--device", "--dir", "--json"}},
     {"finetune", {"--config", "--set", "--dry-run"}},

@@ -125,6 +125,26 @@ TEST_CASE("data counts, shows, merges and verifies") {
   CHECK(has(damaged.err, "data/two"));
 }
 
+TEST_CASE("data samples writes what the run reads") {
+  const Workspace work;
+  work.prepare();
+  const std::vector<std::string> words = {"data", "samples", "--config", "tiny.yaml", "--output", "s.safetensors"};
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), words.begin(), words.end());
+    return more;
+  };
+  prints(work.succeed(with({"--count", "5", "--first", "8"})), {"s.safetensors: samples 8 to 12 of train, 33 tokens"});
+  const std::string eighth = work.read("s.safetensors");
+  CHECK(has(eighth, R"("shape":[5,33])"));
+  work.succeed(with({"--count", "13"}));
+  CHECK((work.read("s.safetensors").ends_with(eighth.substr(eighth.size() - 5 * 33 * 4))));
+  work.succeed(with({"--count", "1", "--split", "valid"}));
+  const Outcome empty = work.run(with({"--count", "1", "--split", "test", "--set", "data.split=90,10,0"}));
+  CHECK(empty.code == 2);
+  CHECK(has(empty.err, "--split test: data.split leaves no such samples"));
+  CHECK(work.run(with({"--count", "0"})).code == 2);
+}
+
 TEST_CASE("tokenizer encodes and decodes") {
   const Workspace work;
   work.prepare();

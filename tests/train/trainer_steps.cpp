@@ -276,6 +276,26 @@ TEST_CASE("evaluation: without an interval before the first step and at the end;
   CHECK(difference(before, checkpoint_weights(scratch.path("run/checkpoints"))) == "");
 }
 
+TEST_CASE("skip_train without a checkpoint saves the initial weights, for other programs to start from") {
+  const Scratch scratch;
+  const Settings settings = tiny({{"run.dir", scratch.path("run")},
+                                  {"training.skip_train", "true"},
+                                  {"training.eval_iters", "1"},
+                                  {"checkpoint.save_optim", "false"}});
+  CHECK(run_training(load_settings(settings), {}) == ExitCode::kDone);
+  const Weights saved = checkpoint_weights(scratch.path("run/checkpoints"), 0);
+  CHECK(saved.size() > 10);
+  Weights start;
+  for (auto [name, bytes] : EngineRun(tiny()).state()) {
+    if (!saved.contains(name)) continue;
+    bytes.resize(saved.at(name).size());  // padding rows of the vocabulary are not saved
+    start[name] = bytes;
+  }
+  CHECK(difference(start, saved) == "");
+  CHECK(saved.contains("decoder.layers.1.self_attention.linear_qkv.weight"));
+  CHECK_FALSE(saved.contains("optimizer.state.exp_avg.output_layer.weight"));
+}
+
 TEST_CASE("evaluation counts exactly the samples asked for, whatever the micro-batch") {
   const Settings fp64 = {{"precision.params_dtype", "fp64"}, {"training.global_batch_size", "4"}};
   Settings one = fp64, four = fp64;
