@@ -3,8 +3,13 @@
 
 #include <algorithm>
 
+#include <map>
+
 #include "base/check.h"
 #include "base/strings.h"
+#include "kernels/attention/attention_choice.h"
+#include "kernels/attention/attention_cudnn.h"
+#include "program/plan.h"
 
 namespace megatron {
 namespace {
@@ -16,6 +21,9 @@ std::string describe(const AttentionOptions& o, const AttentionSizes& sizes) {
   std::string text = str_cat("scale=", o.softmax_scale, o.causal ? " causal" : "");
   if (o.window_left >= 0 || o.window_right >= 0) text += str_cat(" window=(", o.window_left, ",", o.window_right, ")");
   if (o.dropout > 0) text += str_cat(" dropout=", o.dropout, " seed=", o.seed, " name=", o.name);
+  if (!o.deterministic) text += " not deterministic";
+  if (o.implementation == AttentionImplementation::kOwn) text += " own kernel";
+  if (o.implementation == AttentionImplementation::kCudnn) text += " cuDNN";
   return text + str_cat(" queries=", sizes.queries, " keys=", sizes.keys);
 }
 
@@ -55,6 +63,7 @@ class AttentionBase : public OpKind {
     MEGATRON_CHECK(options_.dropout >= 0 && options_.dropout < 1, "dropout is in [0, 1)");
   }
   std::string attributes() const override { return describe(options_, sizes_); }
+  virtual AttentionChoice choice(const RunContext& shapes) const = 0;
 
  protected:
   AttentionArgs base_args(const RunContext& c, int starts) const {
@@ -111,22 +120,23 @@ class Attention final : public AttentionBase {
     return cost;
   }
   int64_t workspace(const RunContext& c, DeviceKind device) const override {
-    return device == DeviceKind::kCpu ? attention_workspace_cpu(base_args(c, kStarts)) : 0;
+    return device == DeviceKind::kCpu ? attention_workspace_cpu(args(c)) : attention_workspace_cuda(args(c));
   }
-  void run_cpu(const RunContext& c) const override {
-    AttentionArgs args = base_args(c, kStarts);
-    args.out = c.out(0);
-    args.lse = c.out(1);
-    attention_cpu(args, c.workspace, c.pool);
-  }
+  AttentionChoice choice(const RunContext& shapes) const override { return choose_attention(args(shapes)); }
+  void run_cpu(const RunContext& c) const override { attention_cpu(args(c), c.workspace, c.pool); }
 #ifdef MEGATRON_HAVE_CUDA
   void run_cuda(const RunContext& c) const override {
+    attention_cuda(args(c), c.workspace, c.stream);
+  }
+#endif
+
+ private:
+  AttentionArgs args(const RunContext& c) const {
     AttentionArgs args = base_args(c, kStarts);
     args.out = c.out(0);
     args.lse = c.out(1);
-    attention_cuda(args, c.stream);
+    return args;
   }
-#endif
 };
 
 class AttentionBackward final : public AttentionBase {
@@ -153,6 +163,7 @@ class AttentionBackward final : public AttentionBase {
     return device == DeviceKind::kCpu ? attention_backward_workspace_cpu(args(c))
                                       : attention_backward_workspace_cuda(args(c));
   }
+  AttentionChoice choice(const RunContext& shapes) const override { return choose_attention(args(shapes)); }
   void run_cpu(const RunContext& c) const override { attention_backward_cpu(args(c), c.workspace, c.pool); }
 #ifdef MEGATRON_HAVE_CUDA
   void run_cuda(const RunContext& c) const override {
@@ -195,10 +206,47 @@ AttentionResult attention(Trace& trace, Value q, Value k, Value v, const Attenti
   return {results[0], results[1]};
 }
 
-// Here and not in the .cu file, so that plans for GPUs can be made by a build without CUDA.
+// Here and not in the .cu files, so that plans for GPUs can be made by a build without CUDA.
+int64_t attention_workspace_cuda(const AttentionArgs& args) {
+  return choose_attention(args).workspace;
+}
+
 int64_t attention_backward_workspace_cuda(const AttentionBackwardArgs& args) {
   const Dims& q = args.forward.q.shape;
-  return q[0] * q[1] * q[2] * q[3] * size_of(accumulation_dtype(args.forward.q.dtype));
+  const int64_t own = q[0] * q[1] * q[2] * q[3] * size_of(accumulation_dtype(args.forward.q.dtype));
+  return std::max(own, choose_attention(args).workspace);
+}
+
+#ifdef MEGATRON_HAVE_CUDA
+void attention_cuda(const AttentionArgs& args, void* workspace, void* stream) {
+  const AttentionChoice choice = choose_attention(args);
+  if (choice.cudnn) return attention_cudnn(choice, args, workspace, stream);
+  attention_own_cuda(args, stream);
+}
+
+void attention_backward_cuda(const AttentionBackwardArgs& args, void* workspace, void* stream) {
+  const AttentionChoice choice = choose_attention(args);
+  if (choice.cudnn) return attention_backward_cudnn(choice, args, workspace, stream);
+  attention_backward_own_cuda(args, workspace, stream);
+}
+#endif
+
+std::vector<std::string> attention_decisions(const Program& program) {
+  std::map<std::string, int> counts;
+  for (int phase = 0; phase < kPhases; ++phase) {
+    for (const OpId id : program.list(static_cast<Phase>(phase))) {
+      const Op& op = program.op(id);
+      const auto* kind = dynamic_cast<const AttentionBase*>(op.kind.get());
+      if (kind == nullptr) continue;
+      const OpShapes shapes = shapes_of(program, op);
+      const Tensor& q = shapes.operands[kQ];
+      ++counts[str_cat(kind->name(), " ", name_of(q.dtype), " ", to_string(q.shape), ": ",
+                       describe(kind->choice(shapes.context())))];
+    }
+  }
+  std::vector<std::string> lines;
+  for (const auto& [line, count] : counts) lines.push_back(count == 1 ? line : str_cat(line, " (", count, " times)"));
+  return lines;
 }
 
 double attention_flops(const AttentionArgs& args) {

@@ -458,7 +458,7 @@ bool all_allow_vectors(std::initializer_list<const Tensor*> tensors) {
 }  // namespace
 }  // namespace cuda
 
-void attention_cuda(const AttentionArgs& args, void* stream) {
+void attention_own_cuda(const AttentionArgs& args, void* stream) {
   using namespace cuda;  // NOLINT
   AttentionView p = make_view(args);
   if (p.rows == 0 || p.batch == 0 || p.groups == 0) return;
@@ -470,7 +470,7 @@ void attention_cuda(const AttentionArgs& args, void* stream) {
   });
 }
 
-void attention_backward_cuda(const AttentionBackwardArgs& args, void* workspace, void* stream) {
+void attention_backward_own_cuda(const AttentionBackwardArgs& args, void* workspace, void* stream) {
   using namespace cuda;  // NOLINT
   const AttentionArgs& f = args.forward;
   AttentionView p = make_view(f);

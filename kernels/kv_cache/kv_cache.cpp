@@ -76,7 +76,7 @@ class AttentionCached final : public OpKind {
   void run_cpu(const RunContext& c) const override { attention_cpu(args(c), c.workspace, c.pool); }
 #ifdef MEGATRON_HAVE_CUDA
   void run_cuda(const RunContext& c) const override {
-    attention_cuda(args(c), c.stream);
+    attention_own_cuda(args(c), c.stream);
   }
 #endif
 
