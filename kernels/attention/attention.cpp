@@ -57,6 +57,15 @@ void check_dropout(const Operands& operands, const AttentionOptions& options, in
   }
 }
 
+/// [b, g, q, s] seen as [s, b, g, q].
+Tensor sequence_first(const Tensor& lse) {
+  Tensor t = lse;
+  if (t.shape.rank() != 4) return t;  // unread
+  t.shape = {lse.shape[3], lse.shape[0], lse.shape[1], lse.shape[2]};
+  t.strides = {lse.strides[3], lse.strides[0], lse.strides[1], lse.strides[2]};
+  return t;
+}
+
 class AttentionBase : public OpKind {
  public:
   AttentionBase(AttentionOptions options, const AttentionSizes& sizes) : options_(std::move(options)), sizes_(sizes) {
@@ -98,7 +107,7 @@ class Attention final : public AttentionBase {
     check_dtypes(operands, {kK, kV});
     check_sizes(operands, sizes_);
     check_dropout(operands, options_, kStep, kSample, kPosition);
-    Signature s = parse_signature("sbgqd,tbgd,tbge,sb,,b,sb->sbgqe,sbgq", operands[kQ]->dtype);
+    Signature s = parse_signature("sbgqd,tbgd,tbge,sb,,b,sb->sbgqe,bgqs", operands[kQ]->dtype);
     s.results[1].dtype = accumulation_dtype(operands[kQ]->dtype);
     s.whole = "tde";
     return s;
@@ -134,7 +143,7 @@ class Attention final : public AttentionBase {
   AttentionArgs args(const RunContext& c) const {
     AttentionArgs args = base_args(c, kStarts);
     args.out = c.out(0);
-    args.lse = c.out(1);
+    args.lse = sequence_first(c.out(1));
     return args;
   }
 };
@@ -147,7 +156,7 @@ class AttentionBackward final : public AttentionBase {
     check_dtypes(operands, {kK, kV, kBackOut, kBackDout});
     check_sizes(operands, sizes_);
     check_dropout(operands, options_, kBackStep, kBackSample, kBackPosition);
-    Signature s = parse_signature("sbgqd,tbgd,tbge,sbgqe,sbgq,sbgqe,sb,,b,sb->sbgqd,tbgd,tbge", operands[kQ]->dtype);
+    Signature s = parse_signature("sbgqd,tbgd,tbge,sbgqe,bgqs,sbgqe,sb,,b,sb->sbgqd,tbgd,tbge", operands[kQ]->dtype);
     s.whole = "tde";
     s.linear = {{kBackDout}};
     return s;
@@ -176,7 +185,7 @@ class AttentionBackward final : public AttentionBase {
     AttentionBackwardArgs args;
     args.forward = base_args(c, kBackStarts);
     args.forward.out = c.in(kBackOut);
-    args.forward.lse = c.in(kBackLse);
+    args.forward.lse = sequence_first(c.in(kBackLse));
     args.dout = c.in(kBackDout);
     args.dq = c.out(0);
     args.dk = c.out(1);
@@ -217,11 +226,29 @@ int64_t attention_backward_workspace_cuda(const AttentionBackwardArgs& args) {
   return std::max(own, choose_attention(args).workspace);
 }
 
+int64_t attention_splits_cuda(const AttentionArgs& args) {
+  constexpr int64_t kRows = 32, kLeastKeys = 128, kBlocks = 528;  // the last: four for each multiprocessor
+  const Dims& q = args.q.shape;
+  const int64_t rows = q[0] * q[3], width = std::max(q[4], args.v.shape[3]);
+  const bool fits = args.last_key.shape.rank() > 0 && args.lse.shape.rank() == 0 && size_of(args.q.dtype) == 2 &&
+                    rows <= kRows && width <= 128;
+  const int64_t blocks = q[1] * q[2] * div_ceil(rows, 16);
+  if (!fits || blocks == 0) return 1;
+  return std::max<int64_t>(1, std::min(div_ceil(args.k.shape[0], kLeastKeys), div_ceil(kBlocks, blocks)));
+}
+
+int64_t attention_own_workspace_cuda(const AttentionArgs& args) {
+  const int64_t splits = attention_splits_cuda(args);
+  if (splits == 1) return 0;
+  const Dims& q = args.q.shape;
+  return q[0] * q[1] * q[2] * q[3] * splits * (args.v.shape[3] + 2) * static_cast<int64_t>(sizeof(float));
+}
+
 #ifdef MEGATRON_HAVE_CUDA
 void attention_cuda(const AttentionArgs& args, void* workspace, void* stream) {
   const AttentionChoice choice = choose_attention(args);
   if (choice.cudnn) return attention_cudnn(choice, args, workspace, stream);
-  attention_own_cuda(args, stream);
+  attention_own_cuda(args, workspace, stream);
 }
 
 void attention_backward_cuda(const AttentionBackwardArgs& args, void* workspace, void* stream) {

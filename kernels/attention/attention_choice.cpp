@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "base/check.h"
@@ -75,15 +76,16 @@ std::string refuse(const AttentionArgs& a) {
   if (o.implementation == AttentionImplementation::kOwn) return "asked for";
   if (a.q.dtype != DType::kBF16 && a.q.dtype != DType::kF16) return str_cat("type ", name_of(a.q.dtype));
   if (d % kVector != 0 || e % kVector != 0) return str_cat("head size ", d % kVector != 0 ? d : e, " is odd");
-  if (d > 128 || e > 128) return str_cat("head size ", std::max(d, e), " exceeds 128");
+  if (d > 256 || e > 256) return str_cat("head size ", std::max(d, e), " exceeds 256");
   if (o.dropout > 0) return "dropout keyed by sample and position";
   if (a.starts.shape.rank() > 0) return "documents start within the sequence";
   if (a.last_key.shape.rank() > 0) return "keys in a cache";
   if (q.numel() == 0 || k.numel() == 0 || a.v.numel() == 0) return "nothing to do";
+  if (q[0] < 2 || k[0] < 2) return "one query or one key";
   if (q[0] != a.sizes.queries || k[0] != a.sizes.keys) return "sharded sequence";
   const bool bounded = o.causal || o.window_left >= 0 || o.window_right >= 0;
   if (bounded && q[0] != k[0]) return "more or fewer keys than queries";
-  return cudnn_problem();
+  return "";
 }
 
 std::string refuse_rows(const std::vector<Listed>& tensors) {
@@ -118,22 +120,20 @@ std::string make_call(const AttentionArgs& a, const std::vector<Listed>& tensors
   return "";
 }
 
-void require_if_asked(const AttentionOptions& options, const AttentionChoice& choice) {
-  MEGATRON_CHECK(choice.cudnn || options.implementation != AttentionImplementation::kCudnn,
-                 "cuDNN attention was asked for: " + choice.reason);
-}
-
-/// Bytes that a plan of cuDNN may want (9.19 on Hopper; checked when the plan is made).
+/// Bytes that a plan of cuDNN wants: its graph needs just these buffers (9.19 on Hopper, read from plans of 60 shapes),
+/// and a little for the kernels.
 int64_t workspace_of(const CudnnAttention& c) {
-  constexpr int64_t kSpare = int64_t{1} << 16;
-  const int64_t rows = c.batch * c.heads * round_up(c.queries, 128);
-  if (!c.backward) return kSpare;
-  const int64_t sums = rows * 4;                                            // of dout * out
-  const int64_t wide = c.deterministic ? 0 : rows * round_up(c.d, 64) * 4;  // dq in fp32
-  const int64_t scores = c.deterministic ? rows * round_up(c.keys, 128) * 2 : 0;
-  const bool grouped = c.groups != c.heads;  // dk and dv of every query head
-  const int64_t heads = grouped ? c.batch * c.heads * round_up(c.keys, 128) * (c.d + c.e) * 2 : 0;
-  return sums + wide + scores + heads + kSpare;
+  constexpr int64_t kKernels = 4096;
+  if (!c.backward) return kKernels;
+  const int64_t heads = c.batch * c.heads, rows = heads * c.queries;
+  int64_t bytes = kKernels + rows * 4;  // sums of dout * out
+  if (c.deterministic) {
+    bytes += heads * round_up(c.queries, 64) * round_up(c.keys, 128) * 2;  // gradients of the scores
+  } else {
+    bytes += rows * c.d * 4;  // dq in fp32
+  }
+  if (c.groups != c.heads) bytes += heads * c.keys * (c.d + c.e) * 2;  // dk and dv of every query head
+  return bytes;
 }
 
 int64_t largest_divisor(int64_t n, int64_t most) {
@@ -145,14 +145,13 @@ int64_t largest_divisor(int64_t n, int64_t most) {
 /// Cuts the call into equal parts of at most kCudnnPartBytes where that is possible.
 void cut(AttentionChoice& choice) {
   CudnnAttention& call = choice.call;
-  const int64_t heads_per_group = call.heads / call.groups;
-  const auto resize = [&](int64_t batch, int64_t groups) {
-    call.batch = batch;
-    call.groups = groups;
-    call.heads = groups * heads_per_group;
+  const int64_t batch = call.batch, groups = call.groups, heads_per_group = call.heads / call.groups;
+  const auto resize = [&](int64_t new_batch, int64_t new_groups) {
+    call.batch = new_batch;
+    call.groups = new_groups;
+    call.heads = new_groups * heads_per_group;
     choice.workspace = workspace_of(call);
   };
-  const int64_t batch = call.batch, groups = call.groups;
   resize(1, groups);
   if (choice.workspace <= kCudnnPartBytes) {
     resize(largest_divisor(batch, kCudnnPartBytes / choice.workspace), groups);
@@ -162,6 +161,20 @@ void cut(AttentionChoice& choice) {
   }
   choice.batch_parts = batch / call.batch;
   choice.group_parts = groups / call.groups;
+  if (choice.workspace > kCudnnMostBytes) {
+    choice.reason =
+        str_cat("cuDNN needs ", format_bytes(static_cast<double>(choice.workspace)), " for a group of heads");
+  }
+}
+
+/// The last word: whether there is a cuDNN.
+AttentionChoice decide(const AttentionOptions& options, AttentionChoice choice) {
+  if (choice.reason.empty()) choice.reason = cudnn_problem();
+  choice.cudnn = choice.reason.empty();
+  if (!choice.cudnn) choice.workspace = 0;
+  MEGATRON_CHECK(choice.cudnn || options.implementation != AttentionImplementation::kCudnn,
+                 "cuDNN attention was asked for: " + choice.reason);
+  return choice;
 }
 
 }  // namespace
@@ -188,10 +201,8 @@ AttentionChoice choose_attention(const AttentionArgs& a) {
   if (choice.reason.empty() && a.out.shape.rank() == 0) choice.reason = "only the statistics are wanted";
   if (choice.reason.empty()) choice.reason = refuse_rows(tensors);
   if (choice.reason.empty()) choice.reason = make_call(a, tensors, choice.call);
-  choice.cudnn = choice.reason.empty();
-  if (choice.cudnn) choice.workspace = workspace_of(choice.call);
-  require_if_asked(a.options, choice);
-  return choice;
+  if (choice.reason.empty()) choice.workspace = workspace_of(choice.call);
+  return decide(a.options, std::move(choice));
 }
 
 AttentionChoice choose_attention(const AttentionBackwardArgs& args) {
@@ -208,19 +219,8 @@ AttentionChoice choose_attention(const AttentionBackwardArgs& args) {
   }
   if (choice.reason.empty()) choice.reason = refuse_rows(tensors);
   if (choice.reason.empty()) choice.reason = make_call(a, tensors, choice.call);
-  if (choice.reason.empty() && a.options.deterministic) {
-    cut(choice);
-    if (choice.workspace > kCudnnMostBytes) {
-      choice.reason = str_cat("deterministic, for which cuDNN needs ",
-                              format_bytes(static_cast<double>(choice.workspace)), " a group of heads");
-    }
-  } else if (choice.reason.empty()) {
-    choice.workspace = workspace_of(choice.call);
-  }
-  choice.cudnn = choice.reason.empty();
-  if (!choice.cudnn) choice.workspace = 0;
-  require_if_asked(a.options, choice);
-  return choice;
+  if (choice.reason.empty()) cut(choice);
+  return decide(a.options, std::move(choice));
 }
 
 }  // namespace megatron

@@ -48,7 +48,7 @@ AttentionChoice choose_attention(const AttentionArgs& args);
 /// parts are as large as kCudnnPartBytes allow, one sample and group at least, up to kCudnnMostBytes.
 AttentionChoice choose_attention(const AttentionBackwardArgs& args);
 
-constexpr int64_t kCudnnPartBytes = int64_t{1} << 30, kCudnnMostBytes = int64_t{4} << 30;
+constexpr int64_t kCudnnPartBytes = int64_t{5} << 29, kCudnnMostBytes = int64_t{4} << 30;
 
 /// "cuDNN", "cuDNN in 4 parts", or "own kernel: " and the reason.
 std::string describe(const AttentionChoice& choice);

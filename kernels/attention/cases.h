@@ -68,11 +68,13 @@ inline void add_fused_cases(std::vector<OpCase>& cases) {
   both.window_right = 7;
   add_by_implementation(cases, "fused causal, heads of 64", {130, 130, 2, 2, 1, 64, 64}, causal);
   add_by_implementation(cases, "fused causal grouped, heads of 128", {97, 97, 1, 2, 3, 128, 128}, causal);
-  add_by_implementation(cases, "fused causal, one token", {1, 1, 2, 1, 2, 32, 32}, causal);
+  add_by_implementation(cases, "fused causal, two tokens", {2, 2, 2, 1, 2, 32, 32}, causal);
   add_by_implementation(cases, "fused full, heads of 8", {64, 64, 1, 1, 4, 8, 8}, full);
   add_by_implementation(cases, "fused full, cross lengths", {40, 150, 2, 1, 2, 96, 96}, full);
   add_by_implementation(cases, "fused window", {150, 150, 1, 2, 2, 80, 80}, window);
   add_by_implementation(cases, "fused two-sided window", {129, 129, 1, 2, 1, 64, 64}, both);
+  add_by_implementation(cases, "fused causal, heads of 192", {70, 70, 1, 1, 2, 192, 192}, causal);
+  add_by_implementation(cases, "fused causal, values of 32", {70, 70, 1, 2, 2, 64, 32}, causal);
   add_by_implementation(cases, "fused large scores", {64, 64, 1, 2, 1, 64, 64}, causal, 8.0);
 }
 
