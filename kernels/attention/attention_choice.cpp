@@ -120,22 +120,7 @@ std::string make_call(const AttentionArgs& a, const std::vector<Listed>& tensors
   return "";
 }
 
-/// Bytes that a plan of cuDNN wants: its graph needs just these buffers (9.19 on Hopper, read from plans of 60 shapes),
-/// and a little for the kernels.
-int64_t workspace_of(const CudnnAttention& c) {
-  constexpr int64_t kKernels = 4096;
-  if (!c.backward) return kKernels;
-  const int64_t heads = c.batch * c.heads, rows = heads * c.queries;
-  int64_t bytes = kKernels + rows * 4;  // sums of dout * out
-  if (c.deterministic) {
-    bytes += heads * round_up(c.queries, 64) * round_up(c.keys, 128) * 2;  // gradients of the scores
-  } else {
-    bytes += rows * c.d * 4;  // dq in fp32
-  }
-  if (c.groups != c.heads) bytes += heads * c.keys * (c.d + c.e) * 2;  // dk and dv of every query head
-  return bytes;
-}
-
+/// At most `most`, but 1 at least.
 int64_t largest_divisor(int64_t n, int64_t most) {
   int64_t divisor = std::clamp<int64_t>(most, 1, n);
   while (n % divisor != 0) --divisor;
@@ -150,7 +135,7 @@ void cut(AttentionChoice& choice) {
     call.batch = new_batch;
     call.groups = new_groups;
     call.heads = new_groups * heads_per_group;
-    choice.workspace = workspace_of(call);
+    choice.workspace = cudnn_workspace(call);
   };
   resize(1, groups);
   if (choice.workspace <= kCudnnPartBytes) {
@@ -179,6 +164,20 @@ AttentionChoice decide(const AttentionOptions& options, AttentionChoice choice) 
 
 }  // namespace
 
+int64_t cudnn_workspace(const CudnnAttention& c) {
+  constexpr int64_t kKernels = 4096;
+  if (!c.backward) return kKernels;
+  const int64_t heads = c.batch * c.heads, rows = heads * c.queries;
+  int64_t bytes = kKernels + rows * 4;  // sums of dout * out
+  if (c.deterministic) {
+    bytes += heads * round_up(c.queries, 64) * round_up(c.keys, 128) * 2;  // gradients of the scores
+  } else {
+    bytes += rows * c.d * 4;  // dq in fp32
+  }
+  if (c.groups != c.heads) bytes += heads * c.keys * (c.d + c.e) * 2;  // dk and dv of every query head
+  return bytes;
+}
+
 std::string describe(const CudnnAttention& c) {
   return str_cat(
       c.backward ? (c.deterministic ? "deterministic attention_backward" : "attention_backward") : "attention", " ",
@@ -201,7 +200,7 @@ AttentionChoice choose_attention(const AttentionArgs& a) {
   if (choice.reason.empty() && a.out.shape.rank() == 0) choice.reason = "only the statistics are wanted";
   if (choice.reason.empty()) choice.reason = refuse_rows(tensors);
   if (choice.reason.empty()) choice.reason = make_call(a, tensors, choice.call);
-  if (choice.reason.empty()) choice.workspace = workspace_of(choice.call);
+  if (choice.reason.empty()) choice.workspace = cudnn_workspace(choice.call);
   return decide(a.options, std::move(choice));
 }
 

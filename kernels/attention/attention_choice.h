@@ -34,6 +34,10 @@ struct CudnnAttention {
 };
 std::string describe(const CudnnAttention& call);
 
+/// Bytes of workspace that cuDNN's plan of a call wants: its graph needs just these buffers (9.19 on Hopper, read from
+/// the plans of 60 shapes), and a little for the kernels.
+int64_t cudnn_workspace(const CudnnAttention& call);
+
 struct AttentionChoice {
   bool cudnn = false;
   std::string reason;                        ///< why not cuDNN

@@ -30,7 +30,7 @@ namespace fe = cudnn_frontend;
 using fe::graph::Tensor_attributes;
 using TensorNode = std::shared_ptr<Tensor_attributes>;
 
-constexpr size_t kLeastVersion = 91900;  ///< what workspace_of() was measured with
+constexpr size_t kLeastVersion = 91900;  ///< what cudnn_workspace() was measured with
 
 void check(fe::error_t error, const char* what, const CudnnAttention& call) {
   if (error.is_good()) return;
