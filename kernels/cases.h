@@ -47,6 +47,7 @@ struct OpCase {
   std::vector<int> differentiable_results = {0};  ///< results whose gradient is tested; empty: no gradient
   std::vector<int> differentiable_operands = {};  ///< empty: all floating compute operands
   bool fused_loss = false;  ///< result 0 is a loss, operand "seed" its seed: gradients are made by the forward
+  bool repeatable = true;   ///< false: on a GPU two runs may differ in bits
   bool speed = false;       ///< a large case, used by --mode perf only
 };
 

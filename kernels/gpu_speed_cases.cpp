@@ -41,8 +41,16 @@ OpCase cast_case(DType to, const std::string& name) {
 std::vector<OpCase> attention_speed_cases() {
   AttentionOptions full;
   full.causal = false;
-  return {attention_case("causal 4096x2, 8 groups of 4 x 128", {kSequence, kSequence, kBatch, 8, 4, kHead, kHead}, {}),
-          attention_case("full 4096x2, 32 heads x 128", {kSequence, kSequence, kBatch, 32, 1, kHead, kHead}, full)};
+  std::vector<OpCase> cases;
+  // Sequence, batch, groups, heads of a group, head size: GPT-2 124M; LLaMA-3.2-1B; LLaMA-3-8B; a short sequence.
+  add_by_implementation(cases, "causal 1024x64, 12 x 64", {1024, 1024, 64, 12, 1, 64, 64}, {});
+  add_by_implementation(cases, "causal 8192x2, 8x4 x 64", {8192, 8192, 2, 8, 4, 64, 64}, {});
+  add_by_implementation(cases, "causal 8192x1, 8x4 x 128", {8192, 8192, 1, 8, 4, 128, 128}, {});
+  add_by_implementation(cases, "causal 4096x2, 8x4 x 128", {4096, 4096, 2, 8, 4, 128, 128}, {});
+  add_by_implementation(cases, "causal 2048x1, 8x4 x 128", {2048, 2048, 1, 8, 4, 128, 128}, {});
+  add_by_implementation(cases, "causal 1024x16, 2x6 x 128", {1024, 1024, 16, 2, 6, 128, 128}, {});
+  add_by_implementation(cases, "full 4096x2, 32 x 128", {kSequence, kSequence, kBatch, 32, 1, kHead, kHead}, full);
+  return cases;
 }
 
 std::vector<OpCase> linear_speed_cases() {
@@ -66,7 +74,11 @@ std::vector<OpCases> gpu_speed_cases() {
       {"fill_zero", {resized(fill_zero_cases().back(), "64 M elements", kWeight)}},
       {"gated_activation", {activation_case(ActivationKind::kSilu, true, gated, 1.0)}},
       {"gather_rows", {gather_rows_case("4096x2x4096", kSequence, kBatch, kHidden)}},
-      {"kv_cache", {attention_cached_case("one token, 16 x 4096 positions", 1, kSequence, 16, 8, 4, kHead)}},
+      {"kv_cache",
+       {attention_full_cache_case("one token, 16 x 4096, 8x4 x 128", kSequence, 16, 8, 4, kHead),
+        attention_full_cache_case("one token, 1 x 32768, 8x4 x 128", 8 * kSequence, 1, 8, 4, kHead),
+        attention_full_cache_case("one token, 8 x 8192, 8x4 x 64", 2 * kSequence, 8, 8, 4, 64),
+        attention_full_cache_case("one token, 8 x 8192, 12 x 64", 2 * kSequence, 8, 12, 1, 64)}},
       {"layernorm", {layernorm_case("8192x4096 residual", kTokens, true, {})}},
       {"linear", linear_speed_cases()},
       {"lm_head_loss",

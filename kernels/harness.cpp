@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/strings.h"
+#include "kernels/attention/attention.h"
 #include "kernels/harness_run.h"
 #ifdef MEGATRON_HAVE_CUDA
 #include "kernels/cuda/timer.h"
@@ -202,6 +203,7 @@ CaseResult gradient_case(const OpCase& c) {
 CaseResult bitwise_case(const OpCase& c, DType dtype, DeviceKind device) {
   return guarded([&](CaseResult& result) {
     const bool cuda = device == DeviceKind::kCuda;
+    if (cuda && !c.repeatable) return;
     const Contents contents = make_contents(c, dtype);
     std::map<std::string, std::vector<uint8_t>> first;
     for (const int threads : cuda ? std::vector<int>{1, 1} : std::vector<int>{1, 2, 3}) {
@@ -332,6 +334,18 @@ std::string why_unsupported(const OpCases& cases, DType dtype, DeviceKind device
     }
   }
   return "there is no small case to try";
+}
+
+std::vector<std::string> implementations(const OpCases& cases, DType dtype) {
+  std::vector<std::string> lines;
+  for (const OpCase& c : cases.cases) {
+    if (c.speed) continue;
+    const CaseRun run(c, {.compute = dtype, .device = DeviceKind::kCuda});
+    for (const std::string& decision : attention_decisions(run.plan().program)) {
+      lines.push_back(str_cat(c.name, ": ", decision));
+    }
+  }
+  return lines;
 }
 
 }  // namespace megatron

@@ -65,4 +65,7 @@ std::string describe_device(DeviceKind device);
 /// Empty when the operation runs in `dtype` (the first small case is tried), else the reason why it does not.
 std::string why_unsupported(const OpCases& cases, DType dtype, DeviceKind device);
 
+/// What runs each small case on a GPU, and why: "attention cuDNN fused causal: attention bf16 [...]: cuDNN".
+std::vector<std::string> implementations(const OpCases& cases, DType dtype);
+
 }  // namespace megatron

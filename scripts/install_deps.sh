@@ -3,14 +3,17 @@
 #   scripts/install_deps.sh            what the build needs
 #   scripts/install_deps.sh --tests    also what scripts/test.sh needs
 #   scripts/install_deps.sh --corpus   also fetches the text of the quick start into data/corpus/
+# Where there is an nvcc, it also fetches the headers that cuDNN attention needs into third_party/cudnn-frontend/.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly installed_corpus=/usr/share/dictd/gcide.dict.dz  # when the user has the dictionary installed
 readonly fetched_corpus=data/corpus/gcide.dict.dz
+readonly cudnn_frontend=nvidia-cudnn-frontend==1.32.0  # header-only; the wheel's Python part is not used
+readonly cudnn_headers=third_party/cudnn-frontend
 
 usage() {
-  sed -n '2,5s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+  sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
 }
 
 fail() {
@@ -95,6 +98,28 @@ fetch_corpus() {
   mv "$fetched_corpus.part" "$fetched_corpus"
 }
 
+# The headers of cuDNN's front end, for builds with CUDA. Without them the build works, with our own attention alone.
+fetch_cudnn_frontend() {
+  command -v nvcc >/dev/null || [[ -x ${CUDA_HOME:-/usr/local/cuda}/bin/nvcc ]] || return 0
+  [[ -f $cudnn_headers/version && $(<"$cudnn_headers/version") == "$cudnn_frontend" ]] && return 0
+  printf 'fetching %s for its headers\n' "$cudnn_frontend"
+  local folder
+  folder=$(mktemp -d)
+  if python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --dest "$folder" \
+    "$cudnn_frontend" >"$folder/log" 2>&1 && python3 -m zipfile -e "$folder"/*.whl "$folder/wheel" 2>>"$folder/log"; then
+    rm -rf "$cudnn_headers"
+    mkdir -p "$cudnn_headers"
+    cp -r "$folder/wheel/include" "$cudnn_headers/"
+    cp "$folder"/wheel/*.dist-info/licenses/LICENSE* "$cudnn_headers/"
+    printf '%s' "$cudnn_frontend" >"$cudnn_headers/version"
+  else
+    cat "$folder/log" >&2
+    printf 'install_deps.sh: no headers of %s (is python3-pip installed?): the build will use our own attention\n' \
+      "$cudnn_frontend" >&2
+  fi
+  rm -rf "$folder"
+}
+
 wanted='build'
 corpus=false
 for argument in "$@"; do
@@ -111,3 +136,4 @@ mapfile -t packages < <(awk -v wanted="^(${wanted})\$" '$1 ~ wanted { print $2 }
 [[ ${#packages[@]} -gt 0 ]] || fail "$list lists no packages"
 install_packages "${packages[@]}"
 if $corpus; then fetch_corpus; fi
+fetch_cudnn_frontend

@@ -3,8 +3,13 @@
 
 #include <algorithm>
 
+#include <map>
+
 #include "base/check.h"
 #include "base/strings.h"
+#include "kernels/attention/attention_choice.h"
+#include "kernels/attention/attention_cudnn.h"
+#include "program/plan.h"
 
 namespace megatron {
 namespace {
@@ -16,6 +21,9 @@ std::string describe(const AttentionOptions& o, const AttentionSizes& sizes) {
   std::string text = str_cat("scale=", o.softmax_scale, o.causal ? " causal" : "");
   if (o.window_left >= 0 || o.window_right >= 0) text += str_cat(" window=(", o.window_left, ",", o.window_right, ")");
   if (o.dropout > 0) text += str_cat(" dropout=", o.dropout, " seed=", o.seed, " name=", o.name);
+  if (!o.deterministic) text += " not deterministic";
+  if (o.implementation == AttentionImplementation::kOwn) text += " own kernel";
+  if (o.implementation == AttentionImplementation::kCudnn) text += " cuDNN";
   return text + str_cat(" queries=", sizes.queries, " keys=", sizes.keys);
 }
 
@@ -49,12 +57,22 @@ void check_dropout(const Operands& operands, const AttentionOptions& options, in
   }
 }
 
+/// [b, g, q, s] seen as [s, b, g, q].
+Tensor sequence_first(const Tensor& lse) {
+  Tensor t = lse;
+  if (t.shape.rank() != 4) return t;  // unread
+  t.shape = {lse.shape[3], lse.shape[0], lse.shape[1], lse.shape[2]};
+  t.strides = {lse.strides[3], lse.strides[0], lse.strides[1], lse.strides[2]};
+  return t;
+}
+
 class AttentionBase : public OpKind {
  public:
   AttentionBase(AttentionOptions options, const AttentionSizes& sizes) : options_(std::move(options)), sizes_(sizes) {
     MEGATRON_CHECK(options_.dropout >= 0 && options_.dropout < 1, "dropout is in [0, 1)");
   }
   std::string attributes() const override { return describe(options_, sizes_); }
+  virtual AttentionChoice choice(const RunContext& shapes) const = 0;
 
  protected:
   AttentionArgs base_args(const RunContext& c, int starts) const {
@@ -89,7 +107,7 @@ class Attention final : public AttentionBase {
     check_dtypes(operands, {kK, kV});
     check_sizes(operands, sizes_);
     check_dropout(operands, options_, kStep, kSample, kPosition);
-    Signature s = parse_signature("sbgqd,tbgd,tbge,sb,,b,sb->sbgqe,sbgq", operands[kQ]->dtype);
+    Signature s = parse_signature("sbgqd,tbgd,tbge,sb,,b,sb->sbgqe,bgqs", operands[kQ]->dtype);
     s.results[1].dtype = accumulation_dtype(operands[kQ]->dtype);
     s.whole = "tde";
     return s;
@@ -111,22 +129,23 @@ class Attention final : public AttentionBase {
     return cost;
   }
   int64_t workspace(const RunContext& c, DeviceKind device) const override {
-    return device == DeviceKind::kCpu ? attention_workspace_cpu(base_args(c, kStarts)) : 0;
+    return device == DeviceKind::kCpu ? attention_workspace_cpu(args(c)) : attention_workspace_cuda(args(c));
   }
-  void run_cpu(const RunContext& c) const override {
-    AttentionArgs args = base_args(c, kStarts);
-    args.out = c.out(0);
-    args.lse = c.out(1);
-    attention_cpu(args, c.workspace, c.pool);
-  }
+  AttentionChoice choice(const RunContext& shapes) const override { return choose_attention(args(shapes)); }
+  void run_cpu(const RunContext& c) const override { attention_cpu(args(c), c.workspace, c.pool); }
 #ifdef MEGATRON_HAVE_CUDA
   void run_cuda(const RunContext& c) const override {
-    AttentionArgs args = base_args(c, kStarts);
-    args.out = c.out(0);
-    args.lse = c.out(1);
-    attention_cuda(args, c.stream);
+    attention_cuda(args(c), c.workspace, c.stream);
   }
 #endif
+
+ private:
+  AttentionArgs args(const RunContext& c) const {
+    AttentionArgs args = base_args(c, kStarts);
+    args.out = c.out(0);
+    args.lse = sequence_first(c.out(1));
+    return args;
+  }
 };
 
 class AttentionBackward final : public AttentionBase {
@@ -137,7 +156,7 @@ class AttentionBackward final : public AttentionBase {
     check_dtypes(operands, {kK, kV, kBackOut, kBackDout});
     check_sizes(operands, sizes_);
     check_dropout(operands, options_, kBackStep, kBackSample, kBackPosition);
-    Signature s = parse_signature("sbgqd,tbgd,tbge,sbgqe,sbgq,sbgqe,sb,,b,sb->sbgqd,tbgd,tbge", operands[kQ]->dtype);
+    Signature s = parse_signature("sbgqd,tbgd,tbge,sbgqe,bgqs,sbgqe,sb,,b,sb->sbgqd,tbgd,tbge", operands[kQ]->dtype);
     s.whole = "tde";
     s.linear = {{kBackDout}};
     return s;
@@ -153,6 +172,7 @@ class AttentionBackward final : public AttentionBase {
     return device == DeviceKind::kCpu ? attention_backward_workspace_cpu(args(c))
                                       : attention_backward_workspace_cuda(args(c));
   }
+  AttentionChoice choice(const RunContext& shapes) const override { return choose_attention(args(shapes)); }
   void run_cpu(const RunContext& c) const override { attention_backward_cpu(args(c), c.workspace, c.pool); }
 #ifdef MEGATRON_HAVE_CUDA
   void run_cuda(const RunContext& c) const override {
@@ -165,7 +185,7 @@ class AttentionBackward final : public AttentionBase {
     AttentionBackwardArgs args;
     args.forward = base_args(c, kBackStarts);
     args.forward.out = c.in(kBackOut);
-    args.forward.lse = c.in(kBackLse);
+    args.forward.lse = sequence_first(c.in(kBackLse));
     args.dout = c.in(kBackDout);
     args.dq = c.out(0);
     args.dk = c.out(1);
@@ -195,10 +215,65 @@ AttentionResult attention(Trace& trace, Value q, Value k, Value v, const Attenti
   return {results[0], results[1]};
 }
 
-// Here and not in the .cu file, so that plans for GPUs can be made by a build without CUDA.
+// Here and not in the .cu files, so that plans for GPUs can be made by a build without CUDA.
+int64_t attention_workspace_cuda(const AttentionArgs& args) {
+  return choose_attention(args).workspace;
+}
+
 int64_t attention_backward_workspace_cuda(const AttentionBackwardArgs& args) {
   const Dims& q = args.forward.q.shape;
-  return q[0] * q[1] * q[2] * q[3] * size_of(accumulation_dtype(args.forward.q.dtype));
+  const int64_t own = q[0] * q[1] * q[2] * q[3] * size_of(accumulation_dtype(args.forward.q.dtype));
+  return std::max(own, choose_attention(args).workspace);
+}
+
+int64_t attention_splits_cuda(const AttentionArgs& args) {
+  constexpr int64_t kRows = 32, kLeastKeys = 128, kBlocks = 528;  // the last: four for each multiprocessor
+  const Dims& q = args.q.shape;
+  const int64_t rows = q[0] * q[3], width = std::max(q[4], args.v.shape[3]);
+  const bool fits = args.last_key.shape.rank() > 0 && args.lse.shape.rank() == 0 && size_of(args.q.dtype) == 2 &&
+                    rows <= kRows && width <= 128;
+  const int64_t blocks = q[1] * q[2] * div_ceil(rows, 16);
+  if (!fits || blocks == 0) return 1;
+  return std::max<int64_t>(1, std::min(div_ceil(args.k.shape[0], kLeastKeys), div_ceil(kBlocks, blocks)));
+}
+
+int64_t attention_own_workspace_cuda(const AttentionArgs& args) {
+  const int64_t splits = attention_splits_cuda(args);
+  if (splits == 1) return 0;
+  const Dims& q = args.q.shape;
+  return q[0] * q[1] * q[2] * q[3] * splits * (args.v.shape[3] + 2) * static_cast<int64_t>(sizeof(float));
+}
+
+#ifdef MEGATRON_HAVE_CUDA
+void attention_cuda(const AttentionArgs& args, void* workspace, void* stream) {
+  const AttentionChoice choice = choose_attention(args);
+  if (choice.cudnn) return attention_cudnn(choice, args, workspace, stream);
+  attention_own_cuda(args, workspace, stream);
+}
+
+void attention_backward_cuda(const AttentionBackwardArgs& args, void* workspace, void* stream) {
+  const AttentionChoice choice = choose_attention(args);
+  if (choice.cudnn) return attention_backward_cudnn(choice, args, workspace, stream);
+  attention_backward_own_cuda(args, workspace, stream);
+}
+#endif
+
+std::vector<std::string> attention_decisions(const Program& program) {
+  std::map<std::string, int> counts;
+  for (int phase = 0; phase < kPhases; ++phase) {
+    for (const OpId id : program.list(static_cast<Phase>(phase))) {
+      const Op& op = program.op(id);
+      const auto* kind = dynamic_cast<const AttentionBase*>(op.kind.get());
+      if (kind == nullptr) continue;
+      const OpShapes shapes = shapes_of(program, op);
+      const Tensor& q = shapes.operands[kQ];
+      ++counts[str_cat(kind->name(), " ", name_of(q.dtype), " ", to_string(q.shape), ": ",
+                       describe(kind->choice(shapes.context())))];
+    }
+  }
+  std::vector<std::string> lines;
+  for (const auto& [line, count] : counts) lines.push_back(count == 1 ? line : str_cat(line, " (", count, " times)"));
+  return lines;
 }
 
 double attention_flops(const AttentionArgs& args) {

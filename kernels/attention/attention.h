@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "program/op_kind.h"
 #include "program/trace.h"
@@ -11,6 +12,9 @@
 namespace megatron {
 
 class ThreadPool;
+
+/// What runs attention on a GPU: the best that takes the case (attention_choice.h), or always the one.
+enum class AttentionImplementation : uint8_t { kBest, kOwn, kCudnn };
 
 struct AttentionOptions {
   double softmax_scale = 1.0;  ///< usually 1 / sqrt(d)
@@ -21,6 +25,9 @@ struct AttentionOptions {
   double dropout = 0.0;  ///< probability of dropping an entry of the softmax
   uint64_t seed = 0;     ///< with `name`, the key of the dropout mask
   std::string name;
+  /// The gradient has the same bits every time. Only a GPU can do without: there some gradients are then faster.
+  bool deterministic = true;
+  AttentionImplementation implementation = AttentionImplementation::kBest;
 };
 
 /// Optional operands; absent ones have no effect.
@@ -31,8 +38,8 @@ struct AttentionExtras {
 
 struct AttentionResult {
   Value out;  ///< [s, b, g, q, e]
-  /// [s, b, g, q] in the accumulator type: log of the softmax denominator; the lowest finite number for a query that
-  /// sees no key.
+  /// [b, g, q, s] (the layout that cuDNN asks for) in the accumulator type: log of the softmax denominator; the lowest
+  /// finite number for a query that sees no key.
   Value lse;
 };
 
@@ -61,7 +68,7 @@ struct AttentionArgs {
   Tensor q, k, v;                         ///< [s,b,g,q,d], [t,b,g,d], [t,b,g,e]
   Tensor starts, step, sample, position;  ///< data may be null
   Tensor last_key;                        ///< [s,b] int32: last key a query sees, in place of the index rule; -1: none
-  Tensor out, lse;                        ///< results of the forward, operands of the backward; lse may be null
+  Tensor out, lse;  ///< results of the forward, operands of the backward; lse, seen as [s,b,g,q], may be null
   int64_t first_query = 0, first_group = 0, first_head = 0;  ///< global index of the first local row, group, query head
 };
 
@@ -78,12 +85,27 @@ void attention_backward_cpu(const AttentionBackwardArgs& args, void* workspace, 
 int64_t attention_workspace_cpu(const AttentionArgs& args);
 int64_t attention_backward_workspace_cpu(const AttentionBackwardArgs& args);
 
-/// On the GPU, for dimensions up to 256; `stream` is a cudaStream_t. The forward needs no workspace, the gradient one
-/// number a row. fp32 and fp64 multiply in their own type; bf16 and fp16 (dimensions up to 128) on the tensor cores,
-/// with probabilities and their gradients rounded to the operands' type.
-void attention_cuda(const AttentionArgs& args, void* stream);
+/// On the GPU; `stream` is a cudaStream_t. cuDNN where it takes the case (attention_choice.h), else our own kernels,
+/// for dimensions up to 256: fp32 and fp64 multiply in their own type; bf16 and fp16 (dimensions up to 128) on the
+/// tensor cores, with probabilities and their gradients rounded to the operands' type. Either gradient follows either
+/// forward.
+void attention_cuda(const AttentionArgs& args, void* workspace, void* stream);
 void attention_backward_cuda(const AttentionBackwardArgs& args, void* workspace, void* stream);
+int64_t attention_workspace_cuda(const AttentionArgs& args);
 int64_t attention_backward_workspace_cuda(const AttentionBackwardArgs& args);
+
+/// Our own kernels alone. The forward needs a workspace where few queries meet many keys of a cache, which it then cuts
+/// into parts; the gradient needs one number a row.
+void attention_own_cuda(const AttentionArgs& args, void* workspace, void* stream);
+int64_t attention_own_workspace_cuda(const AttentionArgs& args);
+void attention_backward_own_cuda(const AttentionBackwardArgs& args, void* workspace, void* stream);
+
+/// What runs each kind of attention of the program on a GPU, and why: one line each, for the list of decisions.
+std::vector<std::string> attention_decisions(const Program& program);
+
+/// Parts of the keys that our own forward takes side by side on a GPU: more than 1 for up to 32 rows (queries times
+/// heads of a group) of a cache, in 16-bit types with dimensions up to 128.
+int64_t attention_splits_cuda(const AttentionArgs& args);
 
 /// FLOPs of the two products of the forward: 2 (d + e) for each visible pair of query and key; causal counts half.
 double attention_flops(const AttentionArgs& args);

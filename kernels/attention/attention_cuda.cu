@@ -458,11 +458,14 @@ bool all_allow_vectors(std::initializer_list<const Tensor*> tensors) {
 }  // namespace
 }  // namespace cuda
 
-void attention_cuda(const AttentionArgs& args, void* stream) {
+void attention_own_cuda(const AttentionArgs& args, void* workspace, void* stream) {
   using namespace cuda;  // NOLINT
   AttentionView p = make_view(args);
   if (p.rows == 0 || p.batch == 0 || p.groups == 0) return;
   p.vectors = size_of(args.q.dtype) == 2 && all_allow_vectors({&args.q, &args.k, &args.v, &args.out});
+  p.splits = narrow<int>(attention_splits_cuda(args));
+  p.partial = static_cast<float*>(workspace);
+  if (p.splits > 1) return attention_decode_cuda(p, args.q.dtype, stream);
   if (attention_mma_cuda(p, args.q.dtype, stream)) return;
   dispatch_cuda("attention", args.q.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
@@ -470,7 +473,7 @@ void attention_cuda(const AttentionArgs& args, void* stream) {
   });
 }
 
-void attention_backward_cuda(const AttentionBackwardArgs& args, void* workspace, void* stream) {
+void attention_backward_own_cuda(const AttentionBackwardArgs& args, void* workspace, void* stream) {
   using namespace cuda;  // NOLINT
   const AttentionArgs& f = args.forward;
   AttentionView p = make_view(f);

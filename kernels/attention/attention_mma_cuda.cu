@@ -3,8 +3,7 @@
 // and sums in registers; the other side passes through shared memory, the next tile being fetched meanwhile.
 #include <algorithm>
 
-#include "kernels/attention/attention_view.cuh"
-#include "kernels/attention/mma.cuh"
+#include "kernels/attention/attention_softmax.cuh"
 
 namespace megatron::cuda {
 namespace {
@@ -15,7 +14,6 @@ constexpr int kKeys = 64;      ///< keys of a tile of forward and dq
 constexpr int kOwnKeys = 128;  ///< keys of a block of dk and dv: 16 a warp
 constexpr int kRowTile = 32;   ///< rows of a tile of dk and dv: one a lane
 constexpr int kPad = 8;        ///< elements after each row of a tile, against bank conflicts
-constexpr float kLog2e = 1.44269504088896340736f;
 
 /// Keys that the rows of a block see: some of them, and all of them.
 struct BlockKeys {
@@ -100,63 +98,6 @@ __device__ __forceinline__ void store_part(T* row, const float (&c)[NT][4], int 
   for (int n = 0; n < NT; ++n) {
     store_pair(row, 8 * n + 2 * (static_cast<int>(threadIdx.x) % 4), width, vectors, c[n][2 * i] * factor,
                c[n][2 * i + 1] * factor);
-  }
-}
-
-/// The running softmax of the two rows that a lane has a part of.
-template <int NO>
-struct ForwardState {
-  Keys keys[2];
-  DropoutToken token[2];
-  float top[2], sum[2];
-  float out[NO][4];
-};
-
-/// Scores become probabilities (times the dropout factor); the sums so far are scaled to the new maximum.
-template <int NO>
-__device__ __forceinline__ void softmax_tile(const AttentionView& p, ForwardState<NO>& state,
-                                             float (&scores)[kKeys / 8][4], int first_key, bool masked) {
-  const int column = 2 * (static_cast<int>(threadIdx.x) % 4);
-  const float scale = static_cast<float>(p.scale) * kLog2e;
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    float highest = -INFINITY;
-#pragma unroll
-    for (int n = 0; n < kKeys / 8; ++n) {
-#pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        float& score = scores[n][2 * i + j];
-        const int key = first_key + 8 * n + column + j;
-        if (masked && (key < state.keys[i].begin || key >= state.keys[i].end)) {
-          score = -INFINITY;
-        } else {
-          score *= scale;  // in base 2 from here on; a scale below 0 must not turn minus infinity around
-        }
-        highest = fmaxf(highest, score);
-      }
-    }
-    highest = fmaxf(highest, __shfl_xor_sync(kFullWarp, highest, 1));
-    highest = fmaxf(highest, __shfl_xor_sync(kFullWarp, highest, 2));
-    const float top = fmaxf(state.top[i], highest), shift = top == -INFINITY ? 0.0f : top;
-    const float decay = power_of_two(state.top[i] - shift);  // 0 at first
-    float sum = 0;
-#pragma unroll
-    for (int n = 0; n < kKeys / 8; ++n) {
-#pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        float& score = scores[n][2 * i + j];
-        score = power_of_two(score - shift);
-        sum += score;
-        if (p.dropout) score *= dropout_factor<float>(p, state.token[i], first_key + 8 * n + column + j);
-      }
-    }
-    state.top[i] = top;
-    state.sum[i] = state.sum[i] * decay + sum;  // of this lane's columns
-#pragma unroll
-    for (int n = 0; n < NO; ++n) {
-      state.out[n][2 * i] *= decay;
-      state.out[n][2 * i + 1] *= decay;
-    }
   }
 }
 

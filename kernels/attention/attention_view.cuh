@@ -33,7 +33,9 @@ struct PerQuery {
 
 struct AttentionView {
   Strided q, k, v, out, lse, dout, dq, dk, dv;
-  void* mean = nullptr;  ///< [b, g, row] in the accumulator's type: sum of dout * out
+  float* partial = nullptr;  ///< sums of parts of the keys (attention_decode_cuda.cu)
+  int splits = 1;            ///< parts of the keys
+  void* mean = nullptr;      ///< [b, g, row] in the accumulator's type: sum of dout * out
   PerQuery starts, last_key, position;
   const int64_t* step = nullptr;
   const int64_t* sample = nullptr;
@@ -129,6 +131,9 @@ void launch_attention(void (*kernel)(Parameters...), const char* what, int64_t b
   config.stream = stream_of(stream);
   check_cuda(cudaLaunchKernelEx(&config, kernel, view), what);
 }
+
+/// Few rows against many keys, in 16-bit types; with p.splits > 1.
+void attention_decode_cuda(const AttentionView& view, DType dtype, void* stream);
 
 // Each says whether it took the case (16-bit types, dimensions up to 128); attention_mma_cuda.cu.
 bool attention_mma_cuda(const AttentionView& view, DType dtype, void* stream);

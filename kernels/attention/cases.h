@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernels/attention/attention.h"
+#include "kernels/attention/attention_cudnn.h"
 #include "kernels/cases.h"
 
 namespace megatron {
@@ -25,7 +26,14 @@ inline OpCase attention_case(const std::string& name, const AttentionCaseShape& 
   const Fill keyed = options.dropout > 0 ? Fill::kIndices : Fill::kAbsent;
   OpCase c;
   c.name = "attention " + name;
-  c.make = [options, n](DType) { return attention_kind(options, {n.s, n.t, n.q}); };
+  c.repeatable = options.deterministic;
+  c.make = [options, n](DType compute) {
+    AttentionOptions chosen = options;
+    if (size_of(compute) != 2 && chosen.implementation == AttentionImplementation::kCudnn) {
+      chosen.implementation = AttentionImplementation::kBest;
+    }
+    return attention_kind(chosen, {n.s, n.t, n.q});
+  };
   c.operands = {
       {"q", {n.s, n.b, n.g, n.q, n.d}, Type::kCompute, Fill::kNormal, scale},
       {"k", {n.t, n.b, n.g, n.d}, Type::kCompute, Fill::kNormal, scale},
@@ -36,6 +44,38 @@ inline OpCase attention_case(const std::string& name, const AttentionCaseShape& 
       {"position", {n.s, n.b}, Type::kInt32, options.dropout > 0 ? Fill::kRamp : Fill::kAbsent},
   };
   return c;
+}
+
+/// A case for each implementation that a GPU has.
+inline void add_by_implementation(std::vector<OpCase>& cases, const std::string& name, const AttentionCaseShape& n,
+                                  AttentionOptions options, double scale = 1.0) {
+  options.implementation = AttentionImplementation::kOwn;
+  cases.push_back(attention_case(name + ", own kernel", n, options, false, scale));
+  if (!cudnn_problem().empty()) return;
+  options.implementation = AttentionImplementation::kCudnn;
+  cases.push_back(attention_case(name + ", cuDNN", n, options, false, scale));
+  options.deterministic = false;
+  cases.push_back(attention_case(name + ", cuDNN, not deterministic", n, options, false, scale));
+}
+
+/// Cases that the fused kernels of 16-bit types take.
+inline void add_fused_cases(std::vector<OpCase>& cases) {
+  AttentionOptions causal, full, window, both;
+  full.causal = false;
+  window.window_left = 19;
+  both.causal = false;
+  both.window_left = 33;
+  both.window_right = 7;
+  add_by_implementation(cases, "fused causal, heads of 64", {130, 130, 2, 2, 1, 64, 64}, causal);
+  add_by_implementation(cases, "fused causal grouped, heads of 128", {97, 97, 1, 2, 3, 128, 128}, causal);
+  add_by_implementation(cases, "fused causal, two tokens", {2, 2, 2, 1, 2, 32, 32}, causal);
+  add_by_implementation(cases, "fused full, heads of 8", {64, 64, 1, 1, 4, 8, 8}, full);
+  add_by_implementation(cases, "fused full, cross lengths", {40, 150, 2, 1, 2, 96, 96}, full);
+  add_by_implementation(cases, "fused window", {150, 150, 1, 2, 2, 80, 80}, window);
+  add_by_implementation(cases, "fused two-sided window", {129, 129, 1, 2, 1, 64, 64}, both);
+  add_by_implementation(cases, "fused causal, heads of 192", {70, 70, 1, 1, 2, 192, 192}, causal);
+  add_by_implementation(cases, "fused causal, values of 32", {70, 70, 1, 2, 2, 64, 32}, causal);
+  add_by_implementation(cases, "fused large scores", {64, 64, 1, 2, 1, 64, 64}, causal, 8.0);
 }
 
 inline std::vector<OpCase> attention_cases() {
@@ -69,8 +109,9 @@ inline std::vector<OpCase> attention_cases() {
       attention_case("no query", {0, 4, 1, 2, 2, 4, 4}, causal),
       attention_case("no key", {4, 0, 1, 2, 2, 4, 4}, full),
   };
+  add_fused_cases(cases);
   for (OpCase& c : cases) {  // large scores make the softmax a step: finite differences say nothing there
-    if (c.name == "attention large scores") c.differentiable_results.clear();
+    if (c.name.find("large scores") != std::string::npos) c.differentiable_results.clear();
   }
   cases.push_back(attention_case("speed causal grouped", {1024, 1024, 2, 2, 4, 64, 64}, causal));
   cases.back().speed = true;

@@ -38,6 +38,15 @@ inline OpCase attention_cached_case(const std::string& name, int64_t s, int64_t 
   return c;
 }
 
+/// One token that sees the whole cache.
+inline OpCase attention_full_cache_case(const std::string& name, int64_t t, int64_t b, int64_t g, int64_t q,
+                                        int64_t d) {
+  OpCase c = attention_cached_case(name, 1, t, b, g, q, d);
+  c.operands[3].fill = CaseOperand::Fill::kConstant;
+  c.operands[3].shift = static_cast<double>(t - 1);
+  return c;
+}
+
 inline std::vector<OpCase> kv_cache_cases() {
   std::vector<OpCase> cases = {
       kv_cache_append_case("prompt", 5, 9, 2, 3, 4),
@@ -47,6 +56,12 @@ inline std::vector<OpCase> kv_cache_cases() {
       attention_cached_case("one token", 1, 12, 3, 1, 4, 8),
       attention_cached_case("window", 3, 12, 2, 2, 2, 5, 3),
       attention_cached_case("empty batch", 1, 12, 0, 1, 4, 8),
+      attention_cached_case("long cache", 1, 700, 2, 2, 4, 128),
+      attention_cached_case("long cache, several tokens", 3, 301, 2, 1, 6, 40),
+      attention_cached_case("long cache, more rows than a tile", 5, 260, 1, 1, 6, 64),
+      attention_cached_case("long cache, window", 2, 500, 1, 2, 3, 64, 99),
+      attention_cached_case("long cache, odd head size", 1, 300, 2, 1, 2, 37),
+      attention_full_cache_case("whole cache", 513, 1, 2, 8, 128),
       attention_cached_case("speed", 1, 2048, 16, 8, 4, 128),
   };
   cases.back().speed = true;

@@ -71,12 +71,12 @@ class AttentionCached final : public OpKind {
     return cost;
   }
   int64_t workspace(const RunContext& c, DeviceKind device) const override {
-    return device == DeviceKind::kCpu ? attention_workspace_cpu(args(c)) : 0;
+    return device == DeviceKind::kCpu ? attention_workspace_cpu(args(c)) : attention_own_workspace_cuda(args(c));
   }
   void run_cpu(const RunContext& c) const override { attention_cpu(args(c), c.workspace, c.pool); }
 #ifdef MEGATRON_HAVE_CUDA
   void run_cuda(const RunContext& c) const override {
-    attention_cuda(args(c), c.stream);
+    attention_own_cuda(args(c), c.workspace, c.stream);
   }
 #endif
 

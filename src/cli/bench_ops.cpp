@@ -195,6 +195,17 @@ void measure(const BenchOpsOptions& options) {
   if (options.json) std::printf("%s\n", lines.dump(1).c_str());
 }
 
+/// For operations that have several on a GPU.
+void print_implementations(const OpCases& op, DType dtype, nlohmann::json* lines) {
+  for (const std::string& line : implementations(op, dtype)) {
+    if (lines != nullptr) {
+      lines->push_back({{"op", op.op}, {"dtype", name_of(dtype)}, {"implementation", line}});
+    } else {
+      std::printf("%s\n", line.c_str());
+    }
+  }
+}
+
 void support(const BenchOpsOptions& options) {
   nlohmann::json lines = nlohmann::json::array();
   const std::vector<DType> dtypes = chosen_dtypes(options, {std::begin(kFloating), std::end(kFloating)});
@@ -216,6 +227,11 @@ void support(const BenchOpsOptions& options) {
       }
     }
     if (!options.json) std::printf("\n");
+  }
+  if (options.kind() == DeviceKind::kCuda) {
+    for (const OpCases& op : chosen_ops(options)) {
+      for (const DType dtype : dtypes) print_implementations(op, dtype, options.json ? &lines : nullptr);
+    }
   }
   if (options.json) std::printf("%s\n", lines.dump(1).c_str());
 }

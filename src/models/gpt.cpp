@@ -110,6 +110,7 @@ ModelSpec make_model_spec(const Config& config, int64_t vocab_size) {
   spec.xavier_uniform = model.init_method_xavier_uniform;
   spec.dtype = parse_dtype(config.precision.params_dtype);
   spec.seed = static_cast<uint64_t>(config.run.seed);
+  spec.deterministic = config.run.deterministic_mode;
   return spec;
 }
 

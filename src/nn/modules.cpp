@@ -78,6 +78,7 @@ AttentionOptions attention_options(Trace& t, const ModuleContext& c, const Atten
   options.causal = true;
   options.window_left = spec.window_left;
   options.window_right = spec.window_right;
+  options.deterministic = c.model.deterministic;
   if (t.training()) {
     options.dropout = spec.dropout;
     options.seed = c.model.seed;

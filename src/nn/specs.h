@@ -62,6 +62,7 @@ struct ModelSpec {
   bool xavier_uniform = false;       ///< instead of init_std
   DType dtype = DType::kF32;         ///< of parameters and activations
   uint64_t seed = 1234;              ///< of the dropout masks
+  bool deterministic = true;         ///< only operations that give the same bits every time
   /// The residual addition is fused with the next norm. Off where a plan keeps single values to recompute from.
   bool fuse_residual_norm = true;
 };

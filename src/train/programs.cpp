@@ -7,6 +7,7 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "base/strings.h"
+#include "kernels/attention/attention.h"
 #include "nn/language_model.h"
 #include "optim/update_program.h"
 #include "parallel/rank_device.h"
@@ -196,6 +197,9 @@ std::string describe_plan(const Config& config, const TrainPrograms& programs,
   text += memory_line("total", memory.allocated(), str_cat(memory.allocated(), " bytes"));
   if (!decisions.empty()) text += "decisions\n";
   for (const std::string& decision : decisions) text += "  " + decision + "\n";
+  if (programs.train.options.device == DeviceKind::kCuda) {
+    for (const std::string& line : attention_decisions(programs.train.program)) text += "  " + line + "\n";
+  }
   return text;
 }
 

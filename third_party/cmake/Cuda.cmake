@@ -28,3 +28,18 @@ if(NOT MEGATRON_CUDA STREQUAL "OFF")
     message(STATUS "no nvcc: building for the CPU alone")
   endif()
 endif()
+
+# Fused attention of cuDNN needs its headers and those of its front end (header-only; scripts/install_deps.sh fetches
+# them). Nothing is linked: libcudnn is opened at the first use, so that the program starts without it.
+set(MEGATRON_HAVE_CUDNN OFF)
+if(MEGATRON_HAVE_CUDA)
+  find_path(MEGATRON_CUDNN_INCLUDE cudnn.h HINTS ${CUDAToolkit_INCLUDE_DIRS} DOC "Folder of cudnn.h (version 9)")
+  find_path(MEGATRON_CUDNN_FRONTEND_INCLUDE cudnn_frontend.h
+            HINTS ${CMAKE_SOURCE_DIR}/third_party/cudnn-frontend/include DOC "Folder of cudnn_frontend.h")
+  if(MEGATRON_CUDNN_INCLUDE AND MEGATRON_CUDNN_FRONTEND_INCLUDE)
+    set(MEGATRON_HAVE_CUDNN ON)
+    message(STATUS "attention: cuDNN (front end in ${MEGATRON_CUDNN_FRONTEND_INCLUDE}), own kernels for the rest")
+  else()
+    message(STATUS "attention: own kernels alone; scripts/install_deps.sh fetches what cuDNN attention needs")
+  endif()
+endif()

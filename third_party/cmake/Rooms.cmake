@@ -33,6 +33,13 @@ megatron_room(device ROOMS base)
 megatron_room(tensor ROOMS device)
 megatron_room(program ROOMS tensor)
 megatron_room(kernels DIR kernels ROOMS program LIBRARIES megatron_blas)
+if(MEGATRON_HAVE_CUDNN)
+  target_compile_definitions(megatron_kernels PRIVATE MEGATRON_HAVE_CUDNN)
+  target_link_libraries(megatron_kernels PUBLIC ${CMAKE_DL_LIBS})
+  # One file sees the headers, which take longer to compile than the rest of the room together.
+  set_source_files_properties(kernels/attention/attention_cudnn.cpp PROPERTIES COMPILE_OPTIONS
+                              "-isystem;${MEGATRON_CUDNN_FRONTEND_INCLUDE};-isystem;${MEGATRON_CUDNN_INCLUDE}")
+endif()
 megatron_room(comm ROOMS program)
 megatron_room(parallel ROOMS comm config)
 megatron_room(nn ROOMS kernels parallel config)
