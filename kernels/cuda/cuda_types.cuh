@@ -35,6 +35,21 @@ __device__ __forceinline__ int64_t divide(int64_t numerator, int64_t denominator
   return numerator / denominator;
 }
 
+/// Division of numbers below 2^31 by one that is known at the launch: a multiplication and a shift.
+struct Divisor {
+  uint32_t value = 1, magic = 1, shift = 0;
+
+  Divisor() = default;
+  explicit Divisor(int64_t divisor) : value(static_cast<uint32_t>(divisor)) {
+    MEGATRON_CHECK(divisor > 0 && divisor < (int64_t{1} << 31), "a dimension is larger than 2^31");
+    while ((uint64_t{1} << shift) < value) ++shift;
+    magic = static_cast<uint32_t>((((uint64_t{1} << shift) - value) << 32) / value + 1);
+  }
+  __device__ __forceinline__ uint32_t divide(uint32_t numerator) const {
+    return (__umulhi(numerator, magic) + numerator) >> shift;
+  }
+};
+
 // ---- vector access
 
 /// values[i] = p[i], converted.
