@@ -29,11 +29,15 @@ inline int64_t product(const Dims& shape, int begin, int end) {
   return n;
 }
 
-/// Bytes of all operands and results: what an operation that touches everything once moves.
+/// Bytes of all operands and results, results that are added to twice: what an operation that touches everything once
+/// moves.
 inline double touched_bytes(const RunContext& shapes) {
   double bytes = 0;
   for (const Tensor& t : shapes.operands) bytes += static_cast<double>(t.bytes());
-  for (const Tensor& t : shapes.results) bytes += static_cast<double>(t.bytes());
+  for (size_t i = 0; i < shapes.results.size(); ++i) {
+    const bool adds = i < shapes.accumulate.size() && shapes.accumulate[i] != 0;
+    bytes += (adds ? 2.0 : 1.0) * static_cast<double>(shapes.results[i].bytes());
+  }
   return bytes;
 }
 

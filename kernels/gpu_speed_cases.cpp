@@ -1,5 +1,6 @@
 #include "kernels/gpu_speed_cases.h"
 
+#include "base/strings.h"
 #include "kernels/activation/cases.h"
 #include "kernels/adamw/cases.h"
 #include "kernels/attention/cases.h"
@@ -21,6 +22,18 @@ namespace {
 
 constexpr int64_t kSequence = 4096, kBatch = 2, kHidden = 4096, kHead = 128, kVocabulary = 50304;
 const Dims kTokens{kSequence, kBatch, kHidden};
+
+/// Micro-batches whose memory-bound operations are timed.
+struct Model {
+  const char* name;
+  int64_t sequence, batch, hidden, ffn, heads, head, vocabulary;
+
+  std::string label(int64_t width) const { return str_cat(name, ' ', sequence * batch, 'x', width); }
+  Dims tokens() const { return {sequence, batch, hidden}; }
+};
+constexpr Model kGpt2{"gpt2-124m", 1024, 64, 768, 3072, 12, 64, 50304};
+constexpr Model kLlama1b{"llama3.2-1b", 8192, 2, 2048, 8192, 32, 64, 50304};
+constexpr Model kLlama8b{"llama3-8b", 8192, 1, 4096, 14336, 32, 128, 50304};
 const Dims kWeight{4 * kHidden, kHidden};
 
 /// A case of the tables with other sizes of operand 0.
@@ -28,6 +41,23 @@ OpCase resized(OpCase c, const std::string& name, const Dims& shape) {
   c.name = name;
   c.operands[0].shape = shape;
   return c;
+}
+
+OpCase gated_case(const Model& m) {
+  return activation_case(ActivationKind::kSilu, true, {m.sequence, m.batch, 2, m.ffn}, 1.0);
+}
+OpCase norm_case(const Model& m, bool mean) {
+  return mean ? layernorm_case(m.label(m.hidden), m.tokens(), true, {})
+              : rmsnorm_case(m.label(m.hidden), m.tokens(), true, {});
+}
+OpCase rope_of(const Model& m) {
+  RopeSpec spec;
+  spec.base = 500000.0;
+  spec.llama3.on = true;
+  return rope_case(m.label(m.heads * m.head), {m.sequence, m.batch, m.heads, m.head}, spec);
+}
+OpCase embedding_of(const Model& m) {
+  return embedding_case(m.label(m.hidden), {m.vocabulary, m.hidden}, {m.sequence, m.batch}, m.vocabulary);
 }
 
 OpCase cast_case(DType to, const std::string& name) {
@@ -62,29 +92,31 @@ std::vector<OpCase> linear_speed_cases() {
 }  // namespace
 
 std::vector<OpCases> gpu_speed_cases() {
-  const Dims gated{kSequence, kBatch, 2, 3 * kHidden};
   std::vector<OpCases> ops = {
-      {"activation", {activation_case(ActivationKind::kGeluTanh, false, {kSequence, kBatch, 4 * kHidden}, 1.0)}},
+      {"activation",
+       {activation_case(ActivationKind::kGeluTanh, false, {kGpt2.sequence, kGpt2.batch, kGpt2.ffn}, 1.0)}},
       {"adamw", {adamw_case("64 M parameters", kWeight, 10, 0)}},
       {"attention", attention_speed_cases()},
       {"bias_grad", {resized(bias_gradient_cases().back(), "8192x4096", kTokens)}},
       {"cast", {cast_case(DType::kF32, "8192x4096 to fp32"), cast_case(DType::kBF16, "8192x4096 to bf16")}},
-      {"dropout_add", {dropout_add_case("8192x4096 p=0.1", kTokens, true, 0.1)}},
-      {"embedding", {embedding_case("50304x4096, ids 8192", {kVocabulary, kHidden}, {kSequence, kBatch}, kVocabulary)}},
+      {"dropout_add",
+       {dropout_add_case(kGpt2.label(kGpt2.hidden) + " p=0.1", kGpt2.tokens(), true, 0.1),
+        dropout_add_case(kGpt2.label(kGpt2.hidden) + " p=0", kGpt2.tokens(), true, 0)}},
+      {"embedding", {embedding_of(kGpt2), embedding_of(kLlama1b), embedding_of(kLlama8b)}},
       {"fill_zero", {resized(fill_zero_cases().back(), "64 M elements", kWeight)}},
-      {"gated_activation", {activation_case(ActivationKind::kSilu, true, gated, 1.0)}},
+      {"gated_activation", {gated_case(kLlama1b), gated_case(kLlama8b)}},
       {"gather_rows", {gather_rows_case("4096x2x4096", kSequence, kBatch, kHidden)}},
       {"kv_cache",
        {attention_full_cache_case("one token, 16 x 4096, 8x4 x 128", kSequence, 16, 8, 4, kHead),
         attention_full_cache_case("one token, 1 x 32768, 8x4 x 128", 8 * kSequence, 1, 8, 4, kHead),
         attention_full_cache_case("one token, 8 x 8192, 8x4 x 64", 2 * kSequence, 8, 8, 4, 64),
         attention_full_cache_case("one token, 8 x 8192, 12 x 64", 2 * kSequence, 8, 12, 1, 64)}},
-      {"layernorm", {layernorm_case("8192x4096 residual", kTokens, true, {})}},
+      {"layernorm", {norm_case(kGpt2, true), norm_case(kLlama8b, true)}},
       {"linear", linear_speed_cases()},
       {"lm_head_loss",
        {lm_head_loss_case("8192x4096, 50304 words", kSequence, kBatch, kHidden, kVocabulary, kVocabulary, 0.02)}},
-      {"rmsnorm", {rmsnorm_case("8192x4096 residual", kTokens, true, {})}},
-      {"rope", {rope_case("8192x32x128", {kSequence, kBatch, 32, kHead}, {})}},
+      {"rmsnorm", {norm_case(kGpt2, false), norm_case(kLlama1b, false), norm_case(kLlama8b, false)}},
+      {"rope", {rope_of(kLlama1b), rope_of(kLlama8b)}},
       {"sgd", {sgd_case("64 M parameters", kWeight, 0.9, 10, 0)}},
       {"sum_of_squares", {resized(sum_of_squares_cases().back(), "64 M elements", kWeight)}},
   };

@@ -38,7 +38,7 @@ struct RunOptions {
   bool taps = false;        ///< operands pass a copy, so that kernels write gradients instead of adding to the state
   bool reuse = true;        ///< memory
   bool all_results = true;  ///< false: only differentiable results are read
-  bool probe = true;        ///< false: nothing is added to the forward (speed)
+  bool probe = true;        ///< false: nothing is added to the operation and its gradient (speed)
   int threads = 1;
   DeviceKind device = DeviceKind::kCpu;
 };

@@ -1,9 +1,7 @@
-// What the CUDA kernels share: element types, conversion to and from the accumulator, 16-byte access, sums in a fixed
-// order, addressing rows of strided tensors, and launch sizes. Included by .cu files only.
+// What the CUDA kernels share: element types (tensor/cuda_types.cuh), sums in a fixed order, addressing rows of strided
+// tensors, packs of elements, and launch sizes. Included by device code only.
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 #include <cstdint>
@@ -14,59 +12,10 @@
 #include "device/cuda_check.h"
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/rows.cuh"
+#include "tensor/cuda_types.cuh"
 #include "tensor/tensor.h"
 
-namespace megatron {
-
-/// The device's 16-bit types have the bits of the host's storage types.
-template <>
-struct dtype_of<__nv_bfloat16> {
-  static constexpr DType value = DType::kBF16;
-  using Accumulator = float;
-};
-template <>
-struct dtype_of<__half> {
-  static constexpr DType value = DType::kF16;
-  using Accumulator = float;
-};
-
-}  // namespace megatron
-
 namespace megatron::cuda {
-
-using BF16 = __nv_bfloat16;
-using F16 = __half;
-using megatron::Accumulator;  // double for fp64, else float
-
-/// TypeOf<T>::kDType is the DType of a floating device type.
-template <typename T>
-struct TypeOf {
-  static constexpr DType kDType = dtype_of<T>::value;
-};
-
-/// Names a type to a generic lambda: `typename decltype(tag)::type`.
-template <typename T>
-struct Tag {
-  using type = T;
-};
-
-/// Calls body(Tag<T>) with the device type of `dtype` (fp64, fp32, bf16 or fp16):
-/// `dispatch_cuda("rmsnorm", x.dtype, [&](auto tag) { using T = typename decltype(tag)::type; ... });`
-template <typename Body>
-decltype(auto) dispatch_cuda(const char* what, DType dtype, Body&& body) {
-  switch (dtype) {
-    case DType::kF64:
-      return body(Tag<double>{});
-    case DType::kF32:
-      return body(Tag<float>{});
-    case DType::kBF16:
-      return body(Tag<BF16>{});
-    case DType::kF16:
-      return body(Tag<F16>{});
-    default:
-      fail_dtype(what, dtype);
-  }
-}
 
 /// Device pointer of a tensor, whose dtype must be T's (integers: as wide as T); nullptr when the tensor is absent.
 template <typename T>
@@ -78,37 +27,6 @@ inline cudaStream_t stream_of(void* stream) {
   return static_cast<cudaStream_t>(stream);
 }
 
-// ---- conversion
-
-template <typename A = float>
-__device__ __forceinline__ A to_accumulator(double v) {
-  return static_cast<A>(v);
-}
-template <typename A = float>
-__device__ __forceinline__ A to_accumulator(float v) {
-  return static_cast<A>(v);
-}
-template <typename A = float>
-__device__ __forceinline__ A to_accumulator(BF16 v) {
-  return static_cast<A>(__bfloat162float(v));
-}
-template <typename A = float>
-__device__ __forceinline__ A to_accumulator(F16 v) {
-  return static_cast<A>(__half2float(v));
-}
-
-/// Rounds to nearest even.
-template <typename T, typename A>
-__device__ __forceinline__ T from_accumulator(A v) {
-  if constexpr (std::is_same_v<T, BF16>) {
-    return __float2bfloat16_rn(static_cast<float>(v));
-  } else if constexpr (std::is_same_v<T, F16>) {
-    return __float2half_rn(static_cast<float>(v));
-  } else {
-    return static_cast<T>(v);
-  }
-}
-
 /// numerator / denominator of numbers that are not negative: in 32 bits where they fit, which is far cheaper.
 __device__ __forceinline__ int64_t divide(int64_t numerator, int64_t denominator) {
   if (((numerator | denominator) >> 32) == 0) {
@@ -117,49 +35,22 @@ __device__ __forceinline__ int64_t divide(int64_t numerator, int64_t denominator
   return numerator / denominator;
 }
 
-// ---- vector access
+/// Division of numbers below 2^31 by one that is known at the launch: a multiplication and a shift.
+struct Divisor {
+  uint32_t value = 1, magic = 1, shift = 0;
 
-/// Elements of T in 16 bytes.
-template <typename T>
-constexpr int kPerVector = 16 / static_cast<int>(sizeof(T));
-
-constexpr size_t pack_alignment(size_t bytes) {
-  return bytes < 16 ? bytes : 16;
-}
-
-/// N elements that are loaded and stored in pieces of 16 bytes (or all at once when smaller). N is a power of two.
-template <typename T, int N>
-struct alignas(pack_alignment(sizeof(T) * N)) Pack {
-  T v[N];
+  Divisor() = default;
+  explicit Divisor(int64_t divisor) : value(static_cast<uint32_t>(divisor)) {
+    MEGATRON_CHECK(divisor > 0 && divisor < (int64_t{1} << 31), "a dimension is larger than 2^31");
+    while ((uint64_t{1} << shift) < value) ++shift;
+    magic = static_cast<uint32_t>((((uint64_t{1} << shift) - value) << 32) / value + 1);
+  }
+  __device__ __forceinline__ uint32_t divide(uint32_t numerator) const {
+    return (__umulhi(numerator, magic) + numerator) >> shift;
+  }
 };
 
-/// p must be aligned to alignof(Pack<T, N>).
-template <typename T, int N>
-__device__ __forceinline__ Pack<T, N> load_pack(const T* p) {
-  Pack<T, N> r;
-  if constexpr (sizeof(r) > 16) {
-    constexpr int kPieces = static_cast<int>(sizeof(r) / 16);
-    const uint4* from = reinterpret_cast<const uint4*>(p);
-    uint4* to = reinterpret_cast<uint4*>(&r);
-#pragma unroll
-    for (int i = 0; i < kPieces; ++i) to[i] = from[i];
-  } else {
-    r = *reinterpret_cast<const Pack<T, N>*>(p);
-  }
-  return r;
-}
-template <typename T, int N>
-__device__ __forceinline__ void store_pack(T* p, const Pack<T, N>& r) {
-  if constexpr (sizeof(r) > 16) {
-    constexpr int kPieces = static_cast<int>(sizeof(r) / 16);
-    const uint4* from = reinterpret_cast<const uint4*>(&r);
-    uint4* to = reinterpret_cast<uint4*>(p);
-#pragma unroll
-    for (int i = 0; i < kPieces; ++i) to[i] = from[i];
-  } else {
-    *reinterpret_cast<Pack<T, N>*>(p) = r;
-  }
-}
+// ---- vector access
 
 /// values[i] = p[i], converted.
 template <int N, typename T, typename A>
@@ -174,10 +65,6 @@ __device__ __forceinline__ void store_values(T* p, const A (&values)[N]) {
 #pragma unroll
   for (int i = 0; i < N; ++i) r.v[i] = from_accumulator<T>(values[i]);
   store_pack<T, N>(p, r);
-}
-
-inline bool is_aligned(const void* p, size_t bytes) {
-  return reinterpret_cast<uintptr_t>(p) % bytes == 0;
 }
 
 /// Can rows of `t` be walked in packs of `n` elements? An absent tensor can.

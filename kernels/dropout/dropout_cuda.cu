@@ -16,28 +16,30 @@ struct Dropout {
   O* y;
   const int64_t *step, *sample;
   const int32_t* position;
-  int64_t total, per_token;  ///< in packs
-  int64_t batch, first_channel;
-  uint64_t key, threshold;
+  uint32_t total;     ///< packs
+  Divisor per_token;  ///< packs
+  Divisor batch;
+  uint32_t first_channel, threshold;
+  uint64_t key;
   Accumulator<O> scale;
 };
 
-/// kept[i]: channel first + i is kept. Words come in groups of four channels.
+/// kept[i]: channel first + i is kept. Words come in groups of four channels; first is a multiple of 4 when N is.
 template <int N>
-__device__ __forceinline__ void kept_channels(const DropoutToken& token, int64_t first, uint64_t threshold,
+__device__ __forceinline__ void kept_channels(const DropoutToken& token, uint32_t first, uint32_t threshold,
                                               bool (&kept)[N]) {
-  if (N >= 4 && first % 4 == 0) {
+  if constexpr (N % 4 == 0) {
 #pragma unroll
-    for (int g = 0; g < (N + 3) / 4; ++g) {
-      const Philox4 words = dropout_words(token, static_cast<uint32_t>(first / 4 + g));
+    for (int g = 0; g < N / 4; ++g) {
+      const Philox4 words = dropout_words(token, first / 4 + static_cast<uint32_t>(g));
 #pragma unroll
-      for (int i = 0; i < 4 && g * 4 + i < N; ++i) kept[g * 4 + i] = words.v[i] >= threshold;
+      for (int i = 0; i < 4; ++i) kept[g * 4 + i] = words.v[i] >= threshold;
     }
   } else {
 #pragma unroll
     for (int i = 0; i < N; ++i) {
-      const Philox4 words = dropout_words(token, static_cast<uint32_t>((first + i) / 4));
-      const int64_t lane = (first + i) % 4;
+      const uint32_t channel = first + static_cast<uint32_t>(i), lane = channel % 4;
+      const Philox4 words = dropout_words(token, channel / 4);
       const uint32_t word = lane < 2 ? (lane == 0 ? words.v[0] : words.v[1]) : (lane == 2 ? words.v[2] : words.v[3]);
       kept[i] = word >= threshold;
     }
@@ -48,11 +50,13 @@ __device__ __forceinline__ void kept_channels(const DropoutToken& token, int64_t
 template <int N, bool kRandom, typename T, typename O>
 __global__ void __launch_bounds__(kThreads) dropout_kernel(const Dropout<T, O> d) {
   using A = Accumulator<O>;
-  const int64_t pack = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  const uint32_t pack = blockIdx.x * kThreads + threadIdx.x;
   if (pack >= d.total) return;
-  const int64_t token = divide(pack, d.per_token), channel = (pack - token * d.per_token) * N;
-  A values[N];
-  load_values<N>(d.x + pack * N, values);
+  const int64_t begin = int64_t{pack} * N;
+  const uint32_t token = d.per_token.divide(pack), channel = (pack - token * d.per_token.value) * N;
+  A values[N], residual[N] = {};
+  load_values<N>(d.x + begin, values);
+  if (d.residual) load_values<N>(d.residual + begin, residual);
   if (d.bias) {
     A bias[N];
     load_values<N>(d.bias + channel, bias);
@@ -60,7 +64,7 @@ __global__ void __launch_bounds__(kThreads) dropout_kernel(const Dropout<T, O> d
     for (int i = 0; i < N; ++i) values[i] += bias[i];
   }
   if constexpr (kRandom) {
-    const int64_t sample = d.sample[token - divide(token, d.batch) * d.batch];
+    const int64_t sample = d.sample[token - d.batch.divide(token) * d.batch.value];
     bool kept[N];
     kept_channels<N>(dropout_token(d.key, *d.step, sample, d.position[token]), d.first_channel + channel, d.threshold,
                      kept);
@@ -68,13 +72,9 @@ __global__ void __launch_bounds__(kThreads) dropout_kernel(const Dropout<T, O> d
 #pragma unroll
     for (int i = 0; i < N; ++i) values[i] = kept[i] ? values[i] * d.scale : A(0);
   }
-  if (d.residual) {
-    A residual[N];
-    load_values<N>(d.residual + pack * N, residual);
 #pragma unroll
-    for (int i = 0; i < N; ++i) values[i] += residual[i];
-  }
-  store_values<N>(d.y + pack * N, values);
+  for (int i = 0; i < N; ++i) values[i] += residual[i];
+  store_values<N>(d.y + begin, values);
 }
 
 template <typename T, typename O>
@@ -83,17 +83,20 @@ void launch(const DropoutArgs& args, cudaStream_t stream) {
   Dropout<T, O> d{};
   d.x = data_of<T>(args.x), d.bias = data_of<T>(args.bias);
   d.residual = data_of<O>(args.residual), d.y = data_of<O>(args.y);
-  d.batch = args.x.shape[1], d.first_channel = args.first_channel;
+  d.batch = Divisor(args.x.shape[1]), d.first_channel = static_cast<uint32_t>(args.first_channel);
   if (random) {
     d.step = data_of<int64_t>(args.step), d.sample = data_of<int64_t>(args.sample);
     d.position = data_of<int32_t>(args.position);
     d.key = dropout_key(args.options.seed, hash_name(args.options.name));
-    d.threshold = dropout_threshold(args.options.p);
+    const uint64_t threshold = dropout_threshold(args.options.p);
+    MEGATRON_CHECK(threshold >> 32 == 0, "dropout: everything would be dropped");
+    d.threshold = static_cast<uint32_t>(threshold);
     d.scale = static_cast<Accumulator<O>>(1.0 / (1.0 - args.options.p));
   }
   const auto run = [&](auto pack) {
     constexpr int N = decltype(pack)::value;
-    d.total = args.x.numel() / N, d.per_token = args.x.shape[2] / N;
+    MEGATRON_CHECK(args.x.numel() / N < (int64_t{1} << 31), "dropout: the tensor is too large for one launch");
+    d.total = static_cast<uint32_t>(args.x.numel() / N), d.per_token = Divisor(args.x.shape[2] / N);
     const unsigned grid = grid_size(d.total, kThreads);
     if (random) {
       dropout_kernel<N, true><<<grid, kThreads, 0, stream>>>(d);
@@ -102,7 +105,7 @@ void launch(const DropoutArgs& args, cudaStream_t stream) {
     }
   };
   constexpr int N = kPerVector < T >> kPerVector<O> ? kPerVector<T> : kPerVector<O>;
-  bool packs = true;
+  bool packs = N % 4 != 0 || args.first_channel % 4 == 0;
   for (const Tensor* t : {&args.x, &args.bias, &args.residual, &args.y}) packs = packs && allows_packs(*t, N);
   if (packs) {
     run(std::integral_constant<int, N>{});

@@ -28,6 +28,7 @@ inline std::vector<OpCase> embedding_cases() {
   cases.push_back(embedding_case("one row", {1, 1}, {1, 1}, 1));
   cases.push_back(embedding_case("no tokens", {7, 4}, {0, 2}, 7));
   cases.push_back(embedding_case("several blocks", {1500, 6}, {70, 4}, 1500));
+  cases.push_back(embedding_case("many tokens", {1500, 8}, {701, 2}, 1500));
   OpCase wide = embedding_case("fp32 result", {11, 5}, {7, 3}, 11);
   wide.make = [](DType compute) { return embedding_kind(accumulation_dtype(compute)); };
   cases.push_back(wide);

@@ -1,5 +1,7 @@
 #include "kernels/embedding/embedding.h"
 
+#include <algorithm>
+
 #include "kernels/common.h"
 #include "kernels/embedding/embedding_plan_cuda.h"
 
@@ -16,8 +18,11 @@ class EmbeddingBackward final : public OpKind {
   bool accumulates(int) const override { return true; }
   bool is_weight_gradient() const override { return true; }
   Cost cost(const RunContext& shapes) const override {
-    const double n = static_cast<double>(shapes.in(2).numel());
-    return {n, 3.0 * n * static_cast<double>(size_of(shapes.in(2).dtype)), 0};
+    // Every token has a row of its own, as far as there are rows.
+    const Tensor &dy = shapes.in(2), &dweight = shapes.out(0);
+    const int64_t rows = std::min(shapes.in(1).numel(), dweight.shape[0]);
+    const int64_t bytes = dy.bytes() + 2 * rows * dweight.shape[1] * size_of(dweight.dtype);
+    return {static_cast<double>(dy.numel()), static_cast<double>(bytes), 0};
   }
   int64_t workspace(const RunContext& shapes, DeviceKind device) const override {
     if (device == DeviceKind::kCpu) return 0;

@@ -48,14 +48,29 @@ __global__ void __launch_bounds__(kThreads)
   order[token] = static_cast<int32_t>(token);
 }
 
+constexpr int kEach = static_cast<int>(kTile) / kWarp;
+
+/// The numbers of a tile that this thread has, all on their way at once: values[j] is at tile + j * kWarp + lane.
+__device__ __forceinline__ void load_tile(const int32_t* from, int64_t tile, int64_t tokens, int32_t (&values)[kEach]) {
+#pragma unroll
+  for (int j = 0; j < kEach; ++j) {
+    const int64_t i = tile + j * kWarp + threadIdx.x;
+    values[j] = i < tokens ? from[i] : 0;
+  }
+}
+
 /// counts[digit * tiles + tile]: keys of the tile with that digit.
 __global__ void __launch_bounds__(kWarp) count_kernel(const int32_t* keys, int64_t tokens, int shift, int32_t* counts) {
   __shared__ int32_t local[kDigits];
   for (int d = static_cast<int>(threadIdx.x); d < kDigits; d += kWarp) local[d] = 0;
-  __syncwarp();
   const int64_t begin = int64_t{blockIdx.x} * kTile;
-  for (int64_t i = begin + threadIdx.x; i < begin + kTile && i < tokens; i += kWarp) {
-    atomicAdd(&local[(keys[i] >> shift) & (kDigits - 1)], 1);  // of integers: the result has no order
+  int32_t key[kEach];
+  load_tile(keys, begin, tokens, key);
+  __syncwarp();
+#pragma unroll
+  for (int j = 0; j < kEach; ++j) {
+    if (begin + j * kWarp + threadIdx.x >= tokens) break;
+    atomicAdd(&local[(key[j] >> shift) & (kDigits - 1)], 1);  // of integers: the result has no order
   }
   __syncwarp();
   for (int d = static_cast<int>(threadIdx.x); d < kDigits; d += kWarp)
@@ -64,15 +79,15 @@ __global__ void __launch_bounds__(kWarp) count_kernel(const int32_t* keys, int64
 
 /// Exclusive prefix sums in place, by one block.
 __global__ void __launch_bounds__(kScanThreads) scan_kernel(int32_t* counts, int64_t n) {
-  constexpr int kEach = 8, kWarps = kScanThreads / kWarp;
+  constexpr int kCounts = 8, kWarps = kScanThreads / kWarp;
   __shared__ int32_t warps[kWarps];
   const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
   int32_t carry = 0;
-  for (int64_t base = 0; base < n; base += int64_t{kScanThreads} * kEach) {
-    const int64_t first = base + int64_t{threadIdx.x} * kEach;
-    int32_t values[kEach], sum = 0;
+  for (int64_t base = 0; base < n; base += int64_t{kScanThreads} * kCounts) {
+    const int64_t first = base + int64_t{threadIdx.x} * kCounts;
+    int32_t values[kCounts], sum = 0;
 #pragma unroll
-    for (int i = 0; i < kEach; ++i) {
+    for (int i = 0; i < kCounts; ++i) {
       values[i] = first + i < n ? counts[first + i] : 0;
       sum += values[i];
     }
@@ -92,7 +107,7 @@ __global__ void __launch_bounds__(kScanThreads) scan_kernel(int32_t* counts, int
     }
     int32_t position = before + inclusive - sum;
 #pragma unroll
-    for (int i = 0; i < kEach; ++i) {
+    for (int i = 0; i < kCounts; ++i) {
       if (first + i < n) counts[first + i] = position;
       position += values[i];
     }
@@ -107,14 +122,16 @@ __global__ void __launch_bounds__(kWarp)
   __shared__ int32_t next[kDigits];
   for (int d = static_cast<int>(threadIdx.x); d < kDigits; d += kWarp)
     next[d] = places[int64_t{d} * gridDim.x + blockIdx.x];
-  __syncwarp();
   const int64_t begin = int64_t{blockIdx.x} * kTile;
+  int32_t key[kEach], token[kEach];
+  load_tile(keys, begin, tokens, key);
+  load_tile(order, begin, tokens, token);
+  __syncwarp();
   const unsigned below = (1u << threadIdx.x) - 1;
-  for (int64_t base = begin; base < begin + kTile && base < tokens; base += kWarp) {
-    const int64_t i = base + threadIdx.x;
-    const bool live = i < tokens;
-    const int32_t key = live ? keys[i] : 0;
-    const int digit = live ? (key >> shift) & (kDigits - 1) : kDigits;
+#pragma unroll
+  for (int j = 0; j < kEach; ++j) {
+    const bool live = begin + j * kWarp + threadIdx.x < tokens;
+    const int digit = live ? (key[j] >> shift) & (kDigits - 1) : kDigits;
     const unsigned same = __match_any_sync(kFullWarp, digit);
     int32_t place = 0;
     if (live) place = next[digit] + __popc(same & below);
@@ -122,8 +139,8 @@ __global__ void __launch_bounds__(kWarp)
     if (live && (same & below) == 0) next[digit] += __popc(same);
     __syncwarp();
     if (live) {
-      new_keys[place] = key;
-      new_order[place] = order[i];
+      new_keys[place] = key[j];
+      new_order[place] = token[j];
     }
   }
 }

@@ -9,8 +9,8 @@ namespace megatron::embedding_cuda_plan {
 
 constexpr int kDigitBits = 8;
 constexpr int kDigits = 1 << kDigitBits;
-constexpr int64_t kTile = 1024;  ///< tokens that one warp sorts
-constexpr int kPiece = 64;       ///< sorted tokens that one block sums
+constexpr int64_t kTile = 512;  ///< tokens that one warp sorts
+constexpr int kPiece = 32;      ///< sorted tokens that one block sums
 
 /// Offsets in bytes.
 struct Layout {

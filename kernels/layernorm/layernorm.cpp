@@ -2,6 +2,7 @@
 
 #include "base/strings.h"
 #include "kernels/common.h"
+#include "kernels/rmsnorm/norm_cuda.h"
 #include "kernels/rmsnorm/rmsnorm.h"
 
 namespace megatron {
@@ -36,7 +37,7 @@ class LayerNormBackward final : public OpKind {
   }
   int64_t workspace(const RunContext& shapes, DeviceKind device) const override {
     return device == DeviceKind::kCpu ? norm_gradient_workspace_cpu(shapes.in(1), 2)
-                                      : norm_gradient_workspace_cuda(shapes.in(1), shapes.in(2).dtype, 2);
+                                      : norm_workspace_cuda(NormKind::kLayer, shapes.in(1), shapes.in(2).dtype);
   }
   void run_cpu(const RunContext& c) const override {
     layernorm_backward_cpu({c.in(0), c.in(1), c.in(2), c.in(3), c.in(4), c.in(5), c.out(0), c.out(1), c.out(2),
@@ -45,9 +46,10 @@ class LayerNormBackward final : public OpKind {
   }
 #ifdef MEGATRON_HAVE_CUDA
   void run_cuda(const RunContext& c) const override {
-    layernorm_backward_cuda({c.in(0), c.in(1), c.in(2), c.in(3), c.in(4), c.in(5), c.out(0), c.out(1), c.out(2),
-                             c.adds(0), c.adds(1), c.adds(2), options_},
-                            c.workspace, c.stream);
+    norm_backward_cuda(NormKind::kLayer,
+                       {c.in(0), c.in(1), c.in(2), c.in(3), c.in(4), c.in(5), c.out(0), c.out(1), c.out(2), c.adds(0),
+                        c.adds(1), c.adds(2)},
+                       options_, c.workspace, c.stream);
   }
 #endif
 
@@ -101,7 +103,8 @@ class LayerNorm final : public OpKind {
   }
 #ifdef MEGATRON_HAVE_CUDA
   void run_cuda(const RunContext& c) const override {
-    layernorm_cuda({c.in(0), c.in(1), c.in(2), c.in(3), c.out(0), c.out(1), c.out(2), c.out(3), options_}, c.stream);
+    norm_cuda(NormKind::kLayer, {c.in(0), c.in(1), c.in(2), c.in(3), c.out(0), c.out(1), c.out(2), c.out(3)}, options_,
+              c.stream);
   }
 #endif
 

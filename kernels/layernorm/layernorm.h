@@ -35,9 +35,4 @@ void layernorm_cpu(const LayerNormArgs& args, ThreadPool* pool);
 /// `workspace`: norm_gradient_workspace_cpu(x, 2) bytes.
 void layernorm_backward_cpu(const LayerNormBackwardArgs& args, void* workspace, ThreadPool* pool);
 
-/// Device pointers; `stream` is a cudaStream_t. Only in builds with CUDA.
-void layernorm_cuda(const LayerNormArgs& args, void* stream);
-/// `workspace`: norm_gradient_workspace_cuda(x, gamma.dtype, 2) bytes.
-void layernorm_backward_cuda(const LayerNormBackwardArgs& args, void* workspace, void* stream);
-
 }  // namespace megatron

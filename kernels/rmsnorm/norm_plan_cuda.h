@@ -7,52 +7,50 @@
 #include "base/check.h"
 #include "tensor/tensor.h"
 
-namespace megatron::norm_cuda {
+namespace megatron::norm {
 
-constexpr int kBlockThreads = 128;     ///< threads of a block that takes several rows at a time
-constexpr int64_t kGroupBlocks = 528;  ///< blocks of the backward at 128 threads; fewer when blocks are larger
-constexpr int64_t kLongBlocks = 64;    ///< cuts of the rows for parameter gradients of rows beyond registers
+/// A pack is 16 bytes of the wider type of x and y. Packs per thread; rows beyond kPacks[2] take kLongPacks, in memory
+/// instead of registers.
+constexpr int kForwardPacks = 4, kBackwardPacks = 2, kWidePacks = 4, kLongPacks = 16;
+constexpr int kMaxThreads = 512;                          ///< that share a row held in registers
+constexpr int kMaxLongThreads = 1024;                     ///< that share a longer row
+constexpr int kForwardBlock = 128, kBackwardBlock = 256;  ///< threads of a block that takes several rows at a time
+/// Threads of the backward in all: each of the 132 multiprocessors of an H100 holds 512 of 128 registers. A constant,
+/// so that sums do not depend on the device.
+constexpr int64_t kBackwardThreads = 132 * 512;
 
-/// Threads that share a row, and packs (16 bytes of the wider type) of the row that each of them holds. 0 threads:
-/// the row does not fit registers.
+/// `threads` share a row, each has `packs` of it: thread t has the packs t, t + threads, ... A block takes `rows` rows.
 struct RowCut {
-  int threads = 0, packs = 0;
+  int threads = 0, packs = 0, rows = 0;
 };
 
 constexpr int64_t pack_elements(int64_t x_size, int64_t y_size) {
   return 16 / std::max(x_size, y_size);
 }
 
-constexpr RowCut forward_cut(int64_t packs) {
-  if (packs <= 8) return {8, 1};
-  if (packs <= 16) return {16, 1};
-  if (packs <= 32) return {32, 1};
-  if (packs <= 128) return {32, 4};
-  if (packs <= 512) return {128, 4};
-  if (packs <= 1024) return {256, 4};
-  if (packs <= 2048) return {512, 4};
-  if (packs <= 4096) return {512, 8};
-  return {};
+constexpr RowCut make_cut(int64_t row_packs, int packs, int block) {
+  const int64_t least = div_ceil(row_packs, packs);
+  const int threads = least <= 8 ? 8 : least <= 16 ? 16 : static_cast<int>(round_up(least, 32));
+  return {threads, packs, std::max(1, block / threads)};
 }
 
-/// The backward also holds the parameters' gradients, and loads the next row while it works on one.
-constexpr RowCut backward_cut(int64_t packs) {
-  if (packs <= 8) return {8, 1};
-  if (packs <= 16) return {16, 1};
-  if (packs <= 32) return {32, 1};
-  if (packs <= 128) return {128, 1};
-  if (packs <= 256) return {128, 2};
-  if (packs <= 512) return {256, 2};
-  if (packs <= 1024) return {512, 2};
-  if (packs <= 2048) return {512, 4};
-  return {};
+constexpr RowCut forward_cut(int64_t row_packs) {
+  if (row_packs <= 32) return make_cut(row_packs, 1, kForwardBlock);
+  if (row_packs <= kForwardPacks * kMaxThreads) return make_cut(row_packs, kForwardPacks, kForwardBlock);
+  return make_cut(row_packs, kLongPacks, kForwardBlock);
 }
 
-/// Blocks of the backward: each leaves one partial sum per parameter.
+/// The backward also holds the parameters' gradients.
+constexpr RowCut backward_cut(int64_t row_packs) {
+  if (row_packs <= 32) return make_cut(row_packs, 1, kBackwardBlock);
+  if (row_packs <= kBackwardPacks * kMaxThreads) return make_cut(row_packs, kBackwardPacks, kBackwardBlock);
+  if (row_packs <= kWidePacks * kMaxThreads) return make_cut(row_packs, kWidePacks, kBackwardBlock);
+  return make_cut(row_packs, kLongPacks, kBackwardBlock);
+}
+
+/// Blocks of the backward.
 inline int64_t backward_blocks(int64_t rows, const RowCut& cut) {
-  if (cut.threads == 0) return std::min(rows, kLongBlocks);
-  const int64_t threads = std::max(cut.threads, kBlockThreads);
-  return std::min(div_ceil(rows, threads / cut.threads), kGroupBlocks * kBlockThreads / threads);
+  return std::min(div_ceil(rows, cut.rows), div_ceil(kBackwardThreads, int64_t{cut.threads} * cut.rows));
 }
 
-}  // namespace megatron::norm_cuda
+}  // namespace megatron::norm

@@ -2,6 +2,7 @@
 
 #include "base/strings.h"
 #include "kernels/common.h"
+#include "kernels/rmsnorm/norm_cuda.h"
 #include "kernels/rmsnorm/norm_plan_cuda.h"
 
 namespace megatron {
@@ -36,7 +37,7 @@ class RmsNormBackward final : public OpKind {
   }
   int64_t workspace(const RunContext& shapes, DeviceKind device) const override {
     return device == DeviceKind::kCpu ? norm_gradient_workspace_cpu(shapes.in(1), 1)
-                                      : norm_gradient_workspace_cuda(shapes.in(1), shapes.in(2).dtype, 1);
+                                      : norm_workspace_cuda(NormKind::kRms, shapes.in(1), shapes.in(2).dtype);
   }
   void run_cpu(const RunContext& c) const override {
     rmsnorm_backward_cpu(
@@ -45,9 +46,17 @@ class RmsNormBackward final : public OpKind {
   }
 #ifdef MEGATRON_HAVE_CUDA
   void run_cuda(const RunContext& c) const override {
-    rmsnorm_backward_cuda(
-        {c.in(0), c.in(1), c.in(2), c.in(3), c.in(4), c.out(0), c.out(1), c.adds(0), c.adds(1), options_}, c.workspace,
-        c.stream);
+    norm_backward_cuda(NormKind::kRms,
+                       {.dy = c.in(0),
+                        .x = c.in(1),
+                        .gamma = c.in(2),
+                        .rstd = c.in(3),
+                        .dsum = c.in(4),
+                        .dx = c.out(0),
+                        .dgamma = c.out(1),
+                        .add_dx = c.adds(0),
+                        .add_dgamma = c.adds(1)},
+                       options_, c.workspace, c.stream);
   }
 #endif
 
@@ -97,7 +106,9 @@ class RmsNorm final : public OpKind {
   }
 #ifdef MEGATRON_HAVE_CUDA
   void run_cuda(const RunContext& c) const override {
-    rmsnorm_cuda({c.in(0), c.in(1), c.in(2), c.out(0), c.out(1), c.out(2), options_}, c.stream);
+    norm_cuda(NormKind::kRms,
+              {.x = c.in(0), .gamma = c.in(1), .residual = c.in(2), .y = c.out(0), .sum = c.out(1), .rstd = c.out(2)},
+              options_, c.stream);
   }
 #endif
 
@@ -107,11 +118,12 @@ class RmsNorm final : public OpKind {
 
 }  // namespace
 
-int64_t norm_gradient_workspace_cuda(const Tensor& x, DType gamma, int parameters) {
+int64_t norm_workspace_cuda(NormKind kind, const Tensor& x, DType gamma) {
   const int64_t n = x.shape.back(), rows = product(x.shape, 0, x.shape.rank() - 1);
-  const int64_t pack = norm_cuda::pack_elements(size_of(x.dtype), size_of(gamma));
-  const int64_t blocks = norm_cuda::backward_blocks(rows, norm_cuda::backward_cut(div_ceil(n, pack)));
-  return blocks * n * parameters * size_of(accumulation_dtype(x.dtype));
+  const int64_t pack = norm::pack_elements(size_of(x.dtype), size_of(gamma));
+  const norm::RowCut cut = norm::backward_cut(div_ceil(n, pack));
+  const int64_t groups = norm::backward_blocks(rows, cut) * cut.rows;
+  return groups * n * (kind == NormKind::kLayer ? 2 : 1) * size_of(accumulation_dtype(x.dtype));
 }
 
 std::shared_ptr<const OpKind> rmsnorm_kind(const NormOptions& options) {

@@ -38,12 +38,4 @@ void rmsnorm_backward_cpu(const RmsNormBackwardArgs& args, void* workspace, Thre
 /// Bytes of the partial sums of `parameters` parameter gradients (gamma, and beta of LayerNorm).
 int64_t norm_gradient_workspace_cpu(const Tensor& x, int parameters);
 
-/// Device pointers; `stream` is a cudaStream_t. Only in builds with CUDA.
-void rmsnorm_cuda(const RmsNormArgs& args, void* stream);
-/// `workspace`: norm_gradient_workspace_cuda(x, gamma.dtype, 1) bytes.
-void rmsnorm_backward_cuda(const RmsNormBackwardArgs& args, void* workspace, void* stream);
-
-/// As norm_gradient_workspace_cpu, for the CUDA kernels; in every build, so that a plan needs no device.
-int64_t norm_gradient_workspace_cuda(const Tensor& x, DType gamma, int parameters);
-
 }  // namespace megatron

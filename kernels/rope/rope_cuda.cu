@@ -1,5 +1,5 @@
-// Rotary position embedding on the GPU: one block per token makes cos and sin of its angles (in fp64) and turns all its
-// heads with them.
+// Rotary position embedding on the GPU: one block per token makes cos and sin of its angles and turns all its heads
+// with them. What it turns first is on its way from memory meanwhile.
 #include "kernels/cuda/cuda_types.cuh"
 #include "kernels/rope/rope.h"
 
@@ -28,6 +28,16 @@ struct Rotation {
   double interpolation, concentration;
   bool inverse, add;
 };
+
+/// Angles of thousands of turns: the turns are taken off in fp64, and the rest is small enough for the type of the
+/// result.
+__device__ __forceinline__ void sine_and_cosine(double angle, double* sine, double* cosine) {
+  sincos(angle, sine, cosine);
+}
+__device__ __forceinline__ void sine_and_cosine(double angle, float* sine, float* cosine) {
+  const double turns = angle * 0.15915494309189533577;  // 1 / (2 pi)
+  sincospif(2.0f * static_cast<float>(turns - rint(turns)), sine, cosine);
+}
 
 /// p[i] (+)= values[i].
 template <int N, typename T, typename A>
@@ -74,22 +84,29 @@ __global__ void __launch_bounds__(kThreads)
   using A = Accumulator<T>;
   __shared__ A cosines[kPairs], sines[kPairs];
   const int64_t s = divide(blockIdx.x, r.batch), b = blockIdx.x - s * r.batch;
-  const double place = static_cast<double>(r.position[s * r.position_s + b * r.position_b]) / r.interpolation;
-  for (int i = static_cast<int>(threadIdx.x); i < r.pairs; i += kThreads) {
-    double sine, cosine;
-    sincos(place * frequencies.v[i], &sine, &cosine);
-    cosines[i] = static_cast<A>(r.concentration * cosine);
-    sines[i] = static_cast<A>(r.concentration * (r.inverse ? -sine : sine));
-  }
-  __syncthreads();
   const T* x = r.x + s * r.x_s + b * r.x_b;
   T* y = r.y + s * r.y_s + b * r.y_b;
   const int per_head = r.pairs / N;
-  for (int64_t item = threadIdx.x; item < r.heads * per_head; item += kThreads) {
-    const int64_t head = divide(item, per_head);
-    const int pair = static_cast<int>(item - head * per_head) * N;
-    A first[N], second[N];
+  const int64_t items = r.heads * per_head;
+  int64_t item = threadIdx.x, head = 0;
+  int pair = 0;
+  A first[N], second[N];
+  const auto load_item = [&] {
+    if (item >= items) return;
+    head = divide(item, per_head);
+    pair = static_cast<int>(item - head * per_head) * N;
     load_pairs<N, kInterleaved>(x + r.x_heads(head), pair, r.pairs, first, second);
+  };
+  load_item();
+  const double place = static_cast<double>(r.position[s * r.position_s + b * r.position_b]) / r.interpolation;
+  for (int i = static_cast<int>(threadIdx.x); i < r.pairs; i += kThreads) {
+    A sine, cosine;
+    sine_and_cosine(place * frequencies.v[i], &sine, &cosine);
+    cosines[i] = static_cast<A>(r.concentration) * cosine;
+    sines[i] = static_cast<A>(r.inverse ? -r.concentration : r.concentration) * sine;
+  }
+  __syncthreads();
+  for (; item < items; item += kThreads, load_item()) {
 #pragma unroll
     for (int i = 0; i < N; ++i) {
       const A c = cosines[pair + i], t = sines[pair + i], x1 = first[i], x2 = second[i];

@@ -99,6 +99,9 @@ class Accumulate final : public OpKind {
   }
   std::vector<int> updates() const override { return {1}; }
   bool takes_strided(int i) const override { return i == 0; }
+  Cost cost(const RunContext& c) const override {
+    return {static_cast<double>(c.in(0).numel()), static_cast<double>(c.in(0).bytes() + 2 * c.in(1).bytes()), 0};
+  }
   void run_cpu(const RunContext& c) const override {
     dispatch_floating("accumulate", c.in(0).dtype, [&](auto source_tag) {
       using S = decltype(source_tag);

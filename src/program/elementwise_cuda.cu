@@ -1,79 +1,23 @@
 #include "program/elementwise_cuda.h"
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 #include <algorithm>
 #include <cstdint>
 #include <string>
-#include <type_traits>
 
 #include "base/check.h"
 #include "device/cuda_check.h"
+#include "tensor/cuda_types.cuh"
 
 namespace megatron {
 namespace {
 
+using namespace cuda;  // NOLINT: element types
+
 constexpr int kThreads = 256;
 constexpr int kUnitsPerThread = 4;  // of a copy: loads in flight before the first store
 constexpr int64_t kMaxBlocks = 0x7fffffff;
-
-template <typename T>
-using AccumulatorOf = std::conditional_t<std::is_same_v<T, double>, double, float>;
-
-template <typename T>
-struct Tag {
-  using type = T;
-};
-
-template <typename Body>
-void dispatch_device(const char* what, DType dtype, Body&& body) {
-  switch (dtype) {
-    case DType::kF64:
-      return body(Tag<double>{});
-    case DType::kF32:
-      return body(Tag<float>{});
-    case DType::kBF16:
-      return body(Tag<__nv_bfloat16>{});
-    case DType::kF16:
-      return body(Tag<__half>{});
-    default:
-      fail_dtype(what, dtype);
-  }
-}
-
-template <typename A, typename T>
-__device__ __forceinline__ A widen(T v) {
-  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
-    return static_cast<A>(__bfloat162float(v));
-  } else if constexpr (std::is_same_v<T, __half>) {
-    return static_cast<A>(__half2float(v));
-  } else {
-    return static_cast<A>(v);
-  }
-}
-
-template <typename T, typename A>
-__device__ __forceinline__ T narrow_to(A v) {
-  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
-    return __float2bfloat16_rn(v);
-  } else if constexpr (std::is_same_v<T, __half>) {
-    return __float2half_rn(v);
-  } else {
-    return v;
-  }
-}
-
-/// N elements that move in one access.
-template <typename T, int N>
-struct alignas(sizeof(T) * N) Group {
-  T v[N];
-};
-
-bool is_aligned(const void* p, int64_t bytes) {
-  return reinterpret_cast<uintptr_t>(p) % static_cast<uintptr_t>(bytes) == 0;
-}
 
 unsigned blocks_for(int64_t work, int64_t per_block) {
   const int64_t blocks = div_ceil(work, per_block);
@@ -135,7 +79,9 @@ Layout make_layout(const Dims& shape, const Dims& strides_a, const Dims& strides
 
 /// Do groups of `n` elements of `bytes_a` and `bytes_b` fit both layouts?
 bool fits(const Layout& l, int64_t n, const void* a, int64_t bytes_a, const void* b, int64_t bytes_b) {
-  if (l.inner % n != 0 || !is_aligned(a, n * bytes_a) || !is_aligned(b, n * bytes_b)) return false;
+  if (l.inner % n != 0 || !is_aligned(a, static_cast<size_t>(n * bytes_a)) ||
+      !is_aligned(b, static_cast<size_t>(n * bytes_b)))
+    return false;
   for (int i = 0; i < l.count; ++i) {
     if (l.a[i] % n != 0 || l.b[i] % n != 0) return false;
   }
@@ -199,42 +145,43 @@ __global__ void __launch_bounds__(kThreads) zero_kernel(U* to, Layout l, int64_t
 
 template <typename S, typename T, int N>
 __global__ void __launch_bounds__(kThreads) accumulate_kernel(const S* x, T* sum, Layout l, int64_t groups) {
-  using A = AccumulatorOf<T>;
+  using A = cuda::Accumulator<T>;
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= groups) return;
   int64_t a, b;
   locate(l, i, &a, &b);
-  const Group<S, N> source = reinterpret_cast<const Group<S, N>*>(x)[a];
-  Group<T, N>* place = reinterpret_cast<Group<T, N>*>(sum) + b;
-  Group<T, N> total = *place;
+  const Pack<S, N> source = reinterpret_cast<const Pack<S, N>*>(x)[a];
+  Pack<T, N>* place = reinterpret_cast<Pack<T, N>*>(sum) + b;
+  Pack<T, N> total = *place;
 #pragma unroll
-  for (int k = 0; k < N; ++k) total.v[k] = narrow_to<T>(widen<A>(total.v[k]) + widen<A>(source.v[k]));
+  for (int k = 0; k < N; ++k)
+    total.v[k] = from_accumulator<T>(to_accumulator<A>(total.v[k]) + to_accumulator<A>(source.v[k]));
   *place = total;
 }
 
 /// y may be a, so nothing is __restrict__.
 template <typename T, int N, bool kAdds>
 __global__ void __launch_bounds__(kThreads) add_kernel(const T* a, const T* b, T* y, int64_t count) {
-  using A = AccumulatorOf<T>;
+  using A = cuda::Accumulator<T>;
   const int64_t i = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * N;
   if (i + N <= count) {
-    const Group<T, N> left = *reinterpret_cast<const Group<T, N>*>(a + i);
-    const Group<T, N> right = *reinterpret_cast<const Group<T, N>*>(b + i);
-    Group<T, N> sum;
-    if constexpr (kAdds) sum = *reinterpret_cast<const Group<T, N>*>(y + i);
+    const Pack<T, N> left = *reinterpret_cast<const Pack<T, N>*>(a + i);
+    const Pack<T, N> right = *reinterpret_cast<const Pack<T, N>*>(b + i);
+    Pack<T, N> sum;
+    if constexpr (kAdds) sum = *reinterpret_cast<const Pack<T, N>*>(y + i);
 #pragma unroll
     for (int k = 0; k < N; ++k) {
-      A v = widen<A>(left.v[k]) + widen<A>(right.v[k]);
-      if constexpr (kAdds) v += widen<A>(sum.v[k]);
-      sum.v[k] = narrow_to<T>(v);
+      A v = to_accumulator<A>(left.v[k]) + to_accumulator<A>(right.v[k]);
+      if constexpr (kAdds) v += to_accumulator<A>(sum.v[k]);
+      sum.v[k] = from_accumulator<T>(v);
     }
-    *reinterpret_cast<Group<T, N>*>(y + i) = sum;
+    *reinterpret_cast<Pack<T, N>*>(y + i) = sum;
     return;
   }
   for (int64_t j = i; j < count; ++j) {
-    A v = widen<A>(a[j]) + widen<A>(b[j]);
-    if constexpr (kAdds) v += widen<A>(y[j]);
-    y[j] = narrow_to<T>(v);
+    A v = to_accumulator<A>(a[j]) + to_accumulator<A>(b[j]);
+    if constexpr (kAdds) v += to_accumulator<A>(y[j]);
+    y[j] = from_accumulator<T>(v);
   }
 }
 
@@ -281,7 +228,7 @@ void add_cuda(const Tensor& a, const Tensor& b, const Tensor& y, bool adds, void
   MEGATRON_CHECK(a.contiguous() && b.contiguous() && y.contiguous(), "add takes dense tensors");
   if (y.numel() == 0) return;
   const auto on = static_cast<cudaStream_t>(stream);
-  dispatch_device("add", y.dtype, [&](auto tag) {
+  dispatch_cuda("add", y.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     if (is_aligned(a.data, 16) && is_aligned(b.data, 16) && is_aligned(y.data, 16)) {
       launch_add<T, 16 / static_cast<int>(sizeof(T))>(a, b, y, adds, on);
@@ -333,8 +280,8 @@ void accumulate_cuda(const Tensor& x, const Tensor& sum, void* stream) {
   if (x.numel() == 0) return;
   const auto on = static_cast<cudaStream_t>(stream);
   const Layout l = make_layout(x.shape, x.strides, sum.strides);
-  dispatch_device("accumulate", x.dtype, [&](auto source) {
-    dispatch_device("accumulate", sum.dtype, [&](auto target) {
+  dispatch_cuda("accumulate", x.dtype, [&](auto source) {
+    dispatch_cuda("accumulate", sum.dtype, [&](auto target) {
       using S = typename decltype(source)::type;
       using T = typename decltype(target)::type;
       // The wider type fills 16 bytes.

@@ -30,7 +30,10 @@ void OpKind::backward(BackwardContext&) const {
 Cost OpKind::cost(const RunContext& shapes) const {
   Cost cost;
   for (const Tensor& t : shapes.operands) cost.bytes += static_cast<double>(t.bytes());
-  for (const Tensor& t : shapes.results) cost.bytes += static_cast<double>(t.bytes());
+  for (size_t i = 0; i < shapes.results.size(); ++i) {
+    const bool adds = i < shapes.accumulate.size() && shapes.accumulate[i] != 0;  // read, then written
+    cost.bytes += (adds ? 2.0 : 1.0) * static_cast<double>(shapes.results[i].bytes());
+  }
   return cost;
 }
 
