@@ -83,10 +83,37 @@ std::vector<OpCase> attention_speed_cases() {
   return cases;
 }
 
+/// y = x w^T of `rows` tokens.
+OpCase product_case(const std::string& name, int64_t rows, int64_t out, int64_t in, bool bias) {
+  return linear_case(str_cat(name, " ", rows, "x", in, " x ", out), {rows, 1, in}, {out, in}, bias ? Dims{out} : Dims{},
+                     {});
+}
+
+/// The products of three models: GPT-2 124M on 64 x 1024 tokens, LLaMA-3.2-1B on 2 x 8192, LLaMA-3-8B on 8192.
 std::vector<OpCase> linear_speed_cases() {
   return {linear_case("8192x4096 x 4096x4096", kTokens, {kHidden, kHidden}, {}, {}),
           linear_case("8192x4096 x 16384x4096", kTokens, kWeight, {}, {}),
-          linear_case("8192x4096 x 16384x4096 + bias", kTokens, kWeight, {4 * kHidden}, {})};
+          linear_case("8192x4096 x 16384x4096 + bias", kTokens, kWeight, {4 * kHidden}, {}),
+          product_case("gpt2 qkv", 65536, 2304, 768, true),
+          product_case("gpt2 proj", 65536, 768, 768, false),
+          product_case("gpt2 fc1", 65536, 3072, 768, true),
+          product_case("gpt2 fc2", 65536, 768, 3072, false),
+          product_case("1b qkv", 16384, 3072, 2048, false),
+          product_case("1b proj", 16384, 2048, 2048, false),
+          product_case("1b fc1", 16384, 16384, 2048, false),
+          product_case("1b fc2", 16384, 2048, 8192, false),
+          product_case("8b qkv", 8192, 6144, 4096, false),
+          product_case("8b fc1", 8192, 28672, 4096, false),
+          product_case("8b fc2", 8192, 4096, 14336, false)};
+}
+
+std::vector<OpCase> lm_head_loss_speed_cases() {
+  const auto head = [](const std::string& name, int64_t tokens, int64_t width, int64_t vocabulary) {
+    return lm_head_loss_case(str_cat(name, " ", tokens, "x", width, ", ", vocabulary, " words"), tokens, 1, width,
+                             vocabulary, vocabulary, 0.02);
+  };
+  return {lm_head_loss_case("8192x4096, 50304 words", kSequence, kBatch, kHidden, kVocabulary, kVocabulary, 0.02),
+          head("gpt2", 65536, 768, kVocabulary), head("1b", 16384, 2048, 128256), head("8b", 8192, 4096, 128256)};
 }
 
 }  // namespace
@@ -113,8 +140,7 @@ std::vector<OpCases> gpu_speed_cases() {
         attention_full_cache_case("one token, 8 x 8192, 12 x 64", 2 * kSequence, 8, 12, 1, 64)}},
       {"layernorm", {norm_case(kGpt2, true), norm_case(kLlama8b, true)}},
       {"linear", linear_speed_cases()},
-      {"lm_head_loss",
-       {lm_head_loss_case("8192x4096, 50304 words", kSequence, kBatch, kHidden, kVocabulary, kVocabulary, 0.02)}},
+      {"lm_head_loss", lm_head_loss_speed_cases()},
       {"rmsnorm", {norm_case(kGpt2, false), norm_case(kLlama1b, false), norm_case(kLlama8b, false)}},
       {"rope", {rope_of(kLlama1b), rope_of(kLlama8b)}},
       {"sgd", {sgd_case("64 M parameters", kWeight, 0.9, 10, 0)}},

@@ -34,6 +34,7 @@ ROOMS = {
     "cli": "base config device tensor program kernels comm parallel nn models tokenizer data optim checkpoint train "
            "inference",
 }
+TESTS_ALSO_LINK = {"parallel": ["train", "inference"]}  # whole models on meshes
 KERNEL_BASE = {"base/check.h", "base/philox.h"}  # anywhere, device code included
 KERNEL_HOST_BASE = KERNEL_BASE | {"base/error.h", "base/strings.h", "base/thread_pool.h"}  # not in .cu and .cuh files
 
@@ -98,7 +99,8 @@ class Checker:
         self.edges += 1
         other = self.room_of(target)
         if is_test:
-            if other not in self.closure(room) | {"base"}:
+            linked = set().union(*map(self.closure, [room, *TESTS_ALSO_LINK.get(room, ())]))
+            if other not in linked | {"base"}:
                 self.error(path, line, f"a test of {room} includes {other}, which {room} does not link")
         elif room == "kernels" and other == "base":
             allowed = KERNEL_BASE if path.suffix in {".cu", ".cuh"} else KERNEL_HOST_BASE

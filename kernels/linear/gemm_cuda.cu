@@ -1,150 +1,160 @@
+// Dense products: the algorithm of each is known from the cache of choices or measured at its first call.
 #include "kernels/linear/gemm_cuda.h"
-
-#include <cublasLt.h>
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <map>
 #include <string>
 
+#include "device/choice_cache.h"
 #include "kernels/cuda/cuda_types.cuh"
+#include "kernels/linear/gemm_plan_cuda.h"
 
 namespace megatron {
 namespace {
 
 using namespace cuda;  // NOLINT
 
-std::string describe(const CudaGemm& g) {
-  return std::string("product ") + (g.transpose_a ? "T" : "N") + (g.transpose_b ? "T" : "N") +
-         " m=" + std::to_string(g.m) + " n=" + std::to_string(g.n) + " k=" + std::to_string(g.k) + " of " +
-         std::string(name_of(g.type)) + " to " + std::string(name_of(g.result)) + (g.add ? ", added" : "") +
-         (g.bias != nullptr ? ", with bias" : "");
-}
+/// Multiply-adds below which all algorithms take a launch's time.
+constexpr double kWorthMeasuring = 1 << 22;
 
-void check_blas(cublasStatus_t status, const char* call, const CudaGemm* g = nullptr) {
-  if (status == CUBLAS_STATUS_SUCCESS) return;
-  fail_gemm(std::string(call) + ": " + cublasLtGetStatusName(status) +
-            (g != nullptr ? " for the " + describe(*g) : std::string()));
-}
-
-cudaDataType_t cuda_type(DType type) {
-  switch (type) {
-    case DType::kF64:
-      return CUDA_R_64F;
-    case DType::kF32:
-      return CUDA_R_32F;
-    case DType::kBF16:
-      return CUDA_R_16BF;
-    case DType::kF16:
-      return CUDA_R_16F;
-    default:
-      fail_dtype("gemm", type);
+/// "NVIDIA H100 80GB HBM3" as part of a file name.
+std::string file_part(std::string name) {
+  for (char& c : name) {
+    const bool letter = (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9');
+    c = letter ? c : (c >= 'A' && c <= 'Z') ? static_cast<char>(c - 'A' + 'a') : '-';
   }
+  return name;
 }
 
-/// What cuBLASLt needs for one product but the pointers. The library is column-major: it computes C^T = op(B)^T
-/// op(A)^T, so its first operand is our B.
-struct Plan {
-  bool found = false;
-  cublasLtMatmulDescOpaque_t product;
-  cublasLtMatrixLayoutOpaque_t a, b, c;
-  cublasLtMatmulAlgo_t algorithm;
-};
-
-/// Largest power of two up to 256 that the address is a multiple of.
-uint32_t alignment_of(const void* p) {
-  const auto address = reinterpret_cast<uintptr_t>(p);
-  return static_cast<uint32_t>(address == 0 ? 256 : std::min<uintptr_t>(address & (~address + 1), 256));
+ChoiceCache open_choices(int device) {
+  cudaDeviceProp properties{};
+  check_cuda(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties");
+  const std::string name = properties.name, version = std::to_string(cublasLtGetVersion());
+  const std::string folder = user_cache_directory();
+  const std::string path = folder.empty() ? "" : folder + "/gemm-" + file_part(name) + "-" + version;
+  return ChoiceCache(path, "cuBLASLt " + version + " on " + name + " with " +
+                               std::to_string(properties.multiProcessorCount) + " multiprocessors");
 }
 
-template <typename Value>
-void set(cublasLtMatmulDesc_t product, cublasLtMatmulDescAttributes_t what, const Value& value) {
-  check_blas(cublasLtMatmulDescSetAttribute(product, what, &value, sizeof value), "cublasLtMatmulDescSetAttribute");
+bool is_capturing(void* stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  check_cuda(cudaStreamIsCapturing(stream_of(stream), &status), "cudaStreamIsCapturing");
+  return status != cudaStreamCaptureStatusNone;
 }
 
-template <typename Value>
-void set(cublasLtMatmulPreference_t preference, cublasLtMatmulPreferenceAttributes_t what, const Value& value) {
-  check_blas(cublasLtMatmulPreferenceSetAttribute(preference, what, &value, sizeof value),
-             "cublasLtMatmulPreferenceSetAttribute");
+/// What tells products apart, for the map of plans and, as a word, for the file.
+using Key = std::array<int64_t, 15>;
+Key key_of(const CudaGemm& g) {
+  return {g.m,
+          g.n,
+          g.k,
+          g.lda,
+          g.ldb,
+          g.ldc,
+          g.transpose_a,
+          g.transpose_b,
+          static_cast<int64_t>(g.type),
+          static_cast<int64_t>(g.result),
+          g.add,
+          g.bias != nullptr,
+          alignment_of(g.a),
+          alignment_of(g.b),
+          alignment_of(g.c)};
+}
+std::string word_of(const CudaGemm& g) {
+  std::string word = std::string(name_of(g.type)) + "-" + std::string(name_of(g.result)) + "-" +
+                     (g.transpose_a ? "T" : "N") + (g.transpose_b ? "T" : "N") + (g.add ? "-add" : "") +
+                     (g.bias != nullptr ? "-bias" : "");
+  for (const int64_t size : {g.m, g.n, g.k, g.lda, g.ldb, g.ldc}) word += "-" + std::to_string(size);
+  for (const void* p : {g.a, g.b, static_cast<const void*>(g.c)}) word += "-a" + std::to_string(alignment_of(p));
+  return word;
 }
 
-void set_layout(cublasLtMatrixLayout_t layout, DType type, bool transposed, int64_t rows, int64_t columns, int64_t ld) {
-  // A row-major matrix [rows, columns], or its transpose, as it lies in memory: columns come first.
-  const int64_t across = transposed ? rows : columns, down = transposed ? columns : rows;
-  check_blas(
-      cublasLtMatrixLayoutInit(layout, cuda_type(type), static_cast<uint64_t>(across), static_cast<uint64_t>(down), ld),
-      "cublasLtMatrixLayoutInit");
-}
-
-Plan make_plan(cublasLtHandle_t handle, const CudaGemm& g) {
-  Plan plan;
-  const bool wide = g.type == DType::kF64;
-  check_blas(cublasLtMatmulDescInit(&plan.product, wide ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F,
-                                    wide ? CUDA_R_64F : CUDA_R_32F),
-             "cublasLtMatmulDescInit");
-  set(&plan.product, CUBLASLT_MATMUL_DESC_TRANSA, g.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N);
-  set(&plan.product, CUBLASLT_MATMUL_DESC_TRANSB, g.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N);
-  if (g.bias != nullptr) {
-    set(&plan.product, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
-    set(&plan.product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, g.bias);
-  }
-  set_layout(&plan.b, g.type, g.transpose_b, g.k, g.n, g.ldb);
-  set_layout(&plan.a, g.type, g.transpose_a, g.m, g.k, g.lda);
-  set_layout(&plan.c, g.result, false, g.m, g.n, g.ldc);
-  cublasLtMatmulPreferenceOpaque_t preference;
-  check_blas(cublasLtMatmulPreferenceInit(&preference), "cublasLtMatmulPreferenceInit");
-  set(&preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<uint64_t>(kGemmWorkspaceCuda));
-  // Sums over parts of k are kept in the workspace in fp32 and added in a fixed order; never in C's own type.
-  set(&preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
-      static_cast<uint32_t>(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
-  set(&preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment_of(g.b));
-  set(&preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment_of(g.a));
-  set(&preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment_of(g.c));
-  set(&preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment_of(g.c));
-  cublasLtMatmulHeuristicResult_t choice{};
-  int count = 0;
-  const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(handle, &plan.product, &plan.b, &plan.a, &plan.c,
-                                                               &plan.c, &preference, 1, &choice, &count);
-  if (status != CUBLAS_STATUS_NOT_SUPPORTED) check_blas(status, "cublasLtMatmulAlgoGetHeuristic", &g);
-  plan.found = status == CUBLAS_STATUS_SUCCESS && count > 0 && choice.state == CUBLAS_STATUS_SUCCESS;
-  plan.algorithm = choice.algo;
-  return plan;
-}
-
-/// Handle and plans of one thread on one device.
+/// Handle, plans and choices of one thread on one device.
 class Library {
  public:
-  Library() { check_blas(cublasLtCreate(&handle_), "cublasLtCreate"); }
+  explicit Library(int device) : choices_(open_choices(device)) {
+    check_blas(cublasLtCreate(&handle_), "cublasLtCreate");
+    report_.path = choices_.keeps() ? choices_.path() : "";
+  }
   ~Library() { cublasLtDestroy(handle_); }
   Library(const Library&) = delete;
   Library& operator=(const Library&) = delete;
   cublasLtHandle_t handle() const { return handle_; }
+  const GemmChoiceReport& report() const { return report_; }
 
-  Plan& plan(const CudaGemm& g) {
-    const Key key{g.m,
-                  g.n,
-                  g.k,
-                  g.lda,
-                  g.ldb,
-                  g.ldc,
-                  g.transpose_a,
-                  g.transpose_b,
-                  static_cast<int64_t>(g.type),
-                  static_cast<int64_t>(g.result),
-                  g.add,
-                  g.bias != nullptr,
-                  alignment_of(g.a),
-                  alignment_of(g.b),
-                  alignment_of(g.c)};
+  GemmPlan& plan(const CudaGemm& g, void* workspace, void* stream) {
+    const Key key = key_of(g);
     const auto known = plans_.find(key);
     if (known != plans_.end()) return known->second;
-    return plans_.emplace(key, make_plan(handle_, g)).first->second;
+    return plans_.emplace(key, make_plan(g, workspace, stream)).first->second;
   }
 
  private:
-  using Key = std::array<int64_t, 15>;
+  GemmPlan make_plan(const CudaGemm& g, void* workspace, void* stream) {
+    GemmPlan plan = describe_product(g);
+    const double work = static_cast<double>(g.m) * static_cast<double>(g.n) * static_cast<double>(g.k);
+    if (g.type == DType::kF64 || work < kWorthMeasuring || !choices_.keeps()) {
+      return take_first(plan, candidates(handle_, plan, g, 1));
+    }
+    const std::string word = word_of(g);
+    if (take_known(plan, word)) return plan;
+    if (is_capturing(stream)) {
+      fail_gemm("the " + describe(g) +
+                " runs for the first time while a CUDA graph is captured; run the phase once before capturing it");
+    }
+    const std::vector<GemmAlgorithm> all = candidates(handle_, plan, g, kMostGemmCandidates);
+    if (all.size() < 2) return take_first(plan, all);
+    measure(plan, g, word, all, workspace, stream);
+    return plan;
+  }
+
+  static GemmPlan take_first(GemmPlan plan, const std::vector<GemmAlgorithm>& algorithms) {
+    plan.found = !algorithms.empty();
+    if (plan.found) plan.algorithm = algorithms.front();
+    return plan;
+  }
+
+  bool take_known(GemmPlan& plan, const std::string& word) {
+    const std::optional<std::string> choice = choices_.find(word);
+    if (!choice) return false;
+    const std::optional<GemmAlgorithm> algorithm = algorithm_of(*choice, handle_, plan);
+    if (!algorithm) {
+      choices_.forget(word);
+      return false;
+    }
+    plan.algorithm = *algorithm;
+    plan.found = true;
+    ++report_.loaded;
+    return true;
+  }
+
+  void measure(GemmPlan& plan, const CudaGemm& g, const std::string& word, const std::vector<GemmAlgorithm>& all,
+               void* workspace, void* stream) {
+    // Other ranks may wait for the lock before they join a collective that this stream waits for: empty the stream
+    // first, so that under the lock only the measured products are waited for.
+    check_cuda(cudaStreamSynchronize(stream_of(stream)), "synchronize before measuring products");
+    const auto begin = std::chrono::steady_clock::now();
+    bool measured = false;
+    choices_.find_or_choose(word, [&] {
+      measured = true;
+      return to_word(all[fastest(handle_, plan, g, all, workspace, stream)]);
+    });
+    if (!take_known(plan, word)) {
+      fail_gemm("cuBLASLt does not take back its own algorithm for the " + describe(g) + " from " + choices_.path());
+    }
+    if (!measured) return;  // another rank did
+    --report_.loaded;
+    ++report_.measured;
+    report_.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  }
+
+  ChoiceCache choices_;
   cublasLtHandle_t handle_ = nullptr;
-  std::map<Key, Plan> plans_;
+  std::map<Key, GemmPlan> plans_;
+  GemmChoiceReport report_;
 };
 
 /// Of the calling thread, for the current device: made at the first product, since loading the library takes time.
@@ -152,7 +162,7 @@ Library& library() {
   thread_local std::map<int, Library> libraries;
   int device = 0;
   check_cuda(cudaGetDevice(&device), "cudaGetDevice");
-  return libraries[device];
+  return libraries.try_emplace(device, device).first->second;
 }
 
 template <typename T>
@@ -191,23 +201,18 @@ void gemm_cuda(const CudaGemm& args, void* workspace, void* stream) {
   if (args.k == 0) return launch_empty(args, stream);
   Library& blas = library();
   CudaGemm g = args;
-  if (g.bias != nullptr && (g.type == DType::kF64 || !blas.plan(g).found)) {
+  if (g.bias != nullptr && (g.type == DType::kF64 || !blas.plan(g, workspace, stream).found)) {
     launch_spread_bias(g, stream);
     g.bias = nullptr;
     g.add = true;
   }
-  Plan& plan = blas.plan(g);
+  GemmPlan& plan = blas.plan(g, workspace, stream);
   if (!plan.found) fail_gemm("cuBLASLt has no algorithm for the " + describe(g));
-  if (g.bias != nullptr) set(&plan.product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, g.bias);
-  const double wide[2] = {1.0, g.add ? 1.0 : 0.0};
-  const float narrow[2] = {1.0f, g.add ? 1.0f : 0.0f};
-  const bool is_wide = g.type == DType::kF64;
-  const void* alpha = is_wide ? static_cast<const void*>(&wide[0]) : &narrow[0];
-  const void* beta = is_wide ? static_cast<const void*>(&wide[1]) : &narrow[1];
-  check_blas(
-      cublasLtMatmul(blas.handle(), &plan.product, alpha, g.b, &plan.b, g.a, &plan.a, beta, g.c, &plan.c, g.c, &plan.c,
-                     &plan.algorithm, workspace, static_cast<size_t>(kGemmWorkspaceCuda), stream_of(stream)),
-      "cublasLtMatmul", &g);
+  check_blas(enqueue(blas.handle(), plan, g, g.c, workspace, stream), "cublasLtMatmul", &g);
+}
+
+GemmChoiceReport gemm_choice_report() {
+  return library().report();
 }
 
 }  // namespace megatron

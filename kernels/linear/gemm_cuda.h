@@ -28,10 +28,21 @@ struct CudaGemm {
 /// Bytes of workspace that a product may use: what cuBLASLt wants at the most for its fast kernels on Hopper.
 constexpr int64_t kGemmWorkspaceCuda = int64_t{32} << 20;
 
-/// `workspace`: kGemmWorkspaceCuda bytes, aligned to 256. Only enqueues. The algorithm is cuBLASLt's first choice for
-/// the shapes, types and alignments among those whose sums have one order; the choice is kept for later calls of the
-/// thread. Throws DeviceError naming the product when the library refuses it.
+/// `workspace`: kGemmWorkspaceCuda bytes, aligned to 256. Only enqueues, but for the first call of the thread for a
+/// product of some size. That one takes the algorithm from the cache of choices (device/choice_cache.h), or else times
+/// cuBLASLt's candidates whose sums have one order (about 0.1 s, waits for the stream, may take memory as large as C
+/// for that time) and stores the fastest there, which from then on stays: a product has the same bits in every run with
+/// the same cache. Without a folder to keep choices in, it is cuBLASLt's first candidate. Throws DeviceError naming the
+/// product when the library refuses it, and when it would have to be measured while `stream` is being captured.
 void gemm_cuda(const CudaGemm& args, void* workspace, void* stream);
+
+/// Of the calling thread and its current device, since its first product.
+struct GemmChoiceReport {
+  int loaded = 0, measured = 0;  ///< products whose algorithm came from the cache, or was chosen by timing
+  double seconds = 0;            ///< that timing took
+  std::string path;              ///< of the cache; "" when nothing is kept, and so nothing measured
+};
+GemmChoiceReport gemm_choice_report();
 
 /// Throws DeviceError; device code does not see the exceptions.
 [[noreturn]] void fail_gemm(const std::string& message);

@@ -33,6 +33,7 @@ inline std::vector<OpCase> lm_head_loss_cases() {
       lm_head_loss_case("weight 0", 3, 2, 4, 9, 9, 0.3, 0.0),
       lm_head_loss_case("large logits", 4, 2, 8, 11, 11, 40.0),
       lm_head_loss_case("empty", 0, 2, 4, 9, 9),
+      lm_head_loss_case("a row beyond shared memory", 3, 1, 4, 120001, 119990),
       lm_head_loss_case("speed", 512, 4, 512, 16384, 16384, 0.05),
   };
   cases[4].differentiable_results.clear();  // a step function: finite differences say nothing

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/error.h"
 #include "base/strings.h"
 #include "kernels/linear/gemm_cuda.h"
 
@@ -15,9 +16,12 @@ enum Result { kLoss, kDx, kDw, kTokenLoss };
 
 class LmHeadLoss final : public OpKind {
  public:
-  explicit LmHeadLoss(int64_t valid_vocab) : valid_vocab_(valid_vocab) {}
+  LmHeadLoss(int64_t valid_vocab, VocabularyShards shards) : valid_vocab_(valid_vocab), shards_(std::move(shards)) {}
   std::string name() const override { return "lm_head_loss"; }
-  std::string attributes() const override { return str_cat("valid_vocab=", valid_vocab_); }
+  std::string attributes() const override {
+    return str_cat("valid_vocab=", valid_vocab_, shards_.axis.empty() ? "" : " over " + shards_.axis);
+  }
+  std::string comm_axis() const override { return shards_.axis; }
   Signature signature(const Operands& operands) const override {
     const DType dtype = operands[kX]->dtype, sums = accumulation_dtype(dtype);
     const auto require = [&](int i, DType wanted, const char* what) {
@@ -39,6 +43,25 @@ class LmHeadLoss final : public OpKind {
     s.results[kDx].dtype = dtype;
     s.whole = "cv";
     return s;
+  }
+  /// The axis that the vocabulary is spread over has a rule of its own; the general one holds for the others.
+  std::vector<ValueInfo> infer(const Operands& operands, const Mesh& mesh) const override {
+    if (shards_.axis.empty()) return OpKind::infer(operands, mesh);
+    const int found = mesh.find(shards_.axis);
+    if (found < 0) throw PlacementError{"the mesh has no axis '" + shards_.axis + "'", "give w whole"};
+    const auto axis = static_cast<size_t>(found);
+    std::vector<ValueInfo> whole;
+    for (size_t i = 0; i < operands.size(); ++i) {
+      check_on_axis(*operands[i], static_cast<int>(i), axis);
+      whole.push_back(*operands[i]);
+      whole.back().placement[axis] = AxisPlacement::R();
+    }
+    Operands types;
+    for (const ValueInfo& v : whole) types.push_back(&v);
+    std::vector<ValueInfo> results = OpKind::infer(types, mesh);
+    results[kDx].placement[axis] = AxisPlacement::P();
+    results[kDw].placement[axis] = AxisPlacement::S(0);
+    return results;
   }
   bool accumulates(int result) const override { return result == kLoss || result == kDw; }
   void backward(BackwardContext& c) const override {
@@ -69,6 +92,8 @@ class LmHeadLoss final : public OpKind {
   }
 #ifdef MEGATRON_HAVE_CUDA
   void run_cuda(const RunContext& c) const override {
+    // A kernel that does not know the shards would give a wrong loss.
+    if (!shards_.axis.empty()) throw DeviceError("lm_head_loss: no CUDA version for a vocabulary spread over ranks");
     LmHeadLossArgs a = args(c);
     a.add_loss = c.adds(kLoss);
     a.add_dw = c.adds(kDw);
@@ -77,6 +102,18 @@ class LmHeadLoss final : public OpKind {
 #endif
 
  private:
+  void check_on_axis(const ValueInfo& v, int operand, size_t axis) const {
+    const AxisPlacement& p = v.placement[axis];
+    if (operand == kW) {
+      if (p == AxisPlacement::S(0)) return;
+      throw PlacementError{"w is not sharded on its rows over " + shards_.axis, "shard it, or make the kind without"};
+    }
+    if (p.replicated()) return;
+    throw PlacementError{str_cat("operand ", operand, " is ", p.partial() ? "partial" : "sharded", " over ",
+                                 shards_.axis, ", whose ranks share the vocabulary: each needs all of it"),
+                         p.partial() ? "all_reduce it first" : "all_gather it first"};
+  }
+
   LmHeadLossArgs args(const RunContext& c) const {
     LmHeadLossArgs a;
     a.x = c.in(kX);
@@ -89,41 +126,64 @@ class LmHeadLoss final : public OpKind {
     a.dw = c.out(kDw);
     a.token_loss = c.out(kTokenLoss);
     a.valid_vocab = valid_vocab_;
+    if (!shards_.axis.empty()) {
+      a.first_row = c.in_origin(kW)[0];
+      a.ranks = shards_.ranks;
+      a.most_rows = shards_.most_rows;
+      a.comm = c.comm;
+    }
     return a;
   }
 
   int64_t valid_vocab_;
+  VocabularyShards shards_;
 };
 
 }  // namespace
 
-// Here and not in the .cu file, so that plans for GPUs can be made by a build without CUDA. A chunk's logits take 256
-// MiB, or as much as 1024 tokens need: with fewer, passing dw through memory costs more than the products.
+// Here and not in the .cu file, so that plans for GPUs can be made by a build without CUDA. A chunk's logits take 1
+// GiB, or as much as 1024 tokens need: passing dw through memory takes 800 / tokens of the time of its product on an
+// H100, so that beyond 8192 tokens little is gained.
 LmHeadLossLayout lm_head_loss_layout_cuda(const LmHeadLossArgs& args) {
-  constexpr int64_t kBytes = int64_t{256} << 20, kLeast = 1024, kMost = 8192;
-  const int64_t element = size_of(accumulation_dtype(args.x.dtype)), tokens = args.x.shape[0] * args.x.shape[1];
+  constexpr int64_t kBytes = int64_t{1} << 30, kLeast = 1024, kMost = 8192, kMultiple = 128;
+  const int64_t logit = size_of(args.x.dtype), element = size_of(accumulation_dtype(args.x.dtype));
+  const int64_t tokens = std::max<int64_t>(args.x.shape[0] * args.x.shape[1], 1);
+  const int64_t most = round_up(widest_vocab(args), 64);
   LmHeadLossLayout layout;
-  layout.columns = std::min(args.w.shape[0], round_up(args.valid_vocab, 64));
+  layout.columns = std::min(args.w.shape[0], round_up(local_vocab(args), 64));
   layout.ld = round_up(layout.columns, 64);
-  layout.chunk = std::clamp(kBytes / (layout.ld * element) / 128 * 128, kLeast, kMost);
-  layout.chunk = std::min(layout.chunk, std::max<int64_t>(tokens, 1));
-  layout.logits_bytes = round_up(layout.chunk * layout.ld * element, 256);
+  const int64_t fits = std::clamp(kBytes / (most * logit) / kMultiple * kMultiple, kLeast, kMost);
+  // As many chunks as needed, all of about one size.
+  layout.chunk = std::min(tokens, round_up(div_ceil(tokens, div_ceil(tokens, fits)), kMultiple));
+  layout.logits_bytes = round_up(layout.chunk * layout.ld * logit, 256);
   layout.token_loss_bytes = round_up(tokens * element, 256);
+  layout.sums_offset = layout.logits_bytes + layout.token_loss_bytes + kGemmWorkspaceCuda;
+  if (args.ranks > 1) layout.sums_bytes = round_up(3 * layout.chunk * element, 256);
   return layout;
 }
 
 int64_t lm_head_loss_workspace_cuda(const LmHeadLossArgs& args) {
   const LmHeadLossLayout layout = lm_head_loss_layout_cuda(args);
-  return layout.logits_bytes + layout.token_loss_bytes + kGemmWorkspaceCuda;
+  return layout.sums_offset + layout.sums_bytes;
 }
 
-std::shared_ptr<const OpKind> lm_head_loss_kind(int64_t valid_vocab) {
-  return std::make_shared<LmHeadLoss>(valid_vocab);
+std::shared_ptr<const OpKind> lm_head_loss_kind(int64_t valid_vocab, const VocabularyShards& shards) {
+  return std::make_shared<LmHeadLoss>(valid_vocab, shards);
 }
 
 LmHeadLossResult lm_head_loss_all(Trace& trace, Value x, Value w, Value labels, Value weights, Value seed,
                                   int64_t valid_vocab) {
-  const std::vector<Value> results = trace.emit(lm_head_loss_kind(valid_vocab), {x, w, labels, weights, seed});
+  VocabularyShards shards;
+  const Mesh& mesh = trace.mesh();
+  for (size_t axis = 0; axis < mesh.axes.size() && shards.axis.empty(); ++axis) {
+    if (trace.info(w).placement[axis] != AxisPlacement::S(0)) continue;
+    shards.axis = mesh.axes[axis].name;
+    shards.ranks = mesh.axes[axis].size;
+    shards.most_rows = div_ceil(trace.shape(w)[0], static_cast<int64_t>(shards.ranks));
+  }
+  const std::vector<Value> results = trace.emit(lm_head_loss_kind(valid_vocab, shards), {x, w, labels, weights, seed});
+  // Its collectives lie between its products: it stays with the arithmetic.
+  trace.program().op(trace.info(results[kLoss]).producer).stream = Stream::kCompute;
   return {results[kLoss], results[kTokenLoss]};
 }
 

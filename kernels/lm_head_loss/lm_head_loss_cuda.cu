@@ -1,10 +1,13 @@
-// CUDA kernels of the fused head and cross entropy: chunk of tokens by chunk of tokens, logits = x w^T in the
-// accumulator type, one block per token turns them into their gradient in place, then dx = dlogits w and dw +=
-// dlogits^T x.
+// CUDA kernels of the fused head and cross entropy: chunk of tokens by chunk of tokens, logits = x w^T in the type of
+// x, one block per token turns them into their gradient in place, then dx = dlogits w and dw += dlogits^T x. Where
+// ranks share the vocabulary, they agree on the largest logit and on the sum of exponentials in between.
+#include <limits>
+
 #include "kernels/cuda/cuda_types.cuh"
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/linear/gemm_cuda.h"
 #include "kernels/lm_head_loss/lm_head_loss.h"
+#include "program/comm.h"
 
 namespace megatron {
 namespace {
@@ -13,8 +16,10 @@ using namespace cuda;  // NOLINT
 
 constexpr int kThreads = 512;
 constexpr int kLossThreads = 1024;
+/// Shared memory for a part of a row, so that it is read from memory once: two blocks on a multiprocessor, or one.
+constexpr int64_t kKeptByTwo = 110 << 10, kKeptByOne = 220 << 10;
 
-/// Exponential for logits of operands T: the fast one where results are rounded to 16 bits.
+/// Exponential for logits of type T: the fast one where results are rounded to 16 bits.
 template <typename T>
 __device__ __forceinline__ double exp_of(double x) {
   return exp(x);
@@ -24,80 +29,172 @@ __device__ __forceinline__ float exp_of(float x) {
   return sizeof(T) == 2 ? __expf(x) : expf(x);
 }
 
+/// One chunk of tokens, the first of them number `first`; rows of logits [ld] whose columns [vocab, columns) are
+/// padding. Column 0 is id `first_row` of `ids`.
+template <typename T>
+struct Chunk {
+  using A = Accumulator<T>;
+  T* logits;
+  int64_t ld, columns, vocab, first, first_row, ids;
+  const int32_t* labels;
+  const float* weights;
+  const A* seed;
+  A* token_loss;
+  bool gradient;
+
+  __device__ __forceinline__ int64_t token() const { return first + blockIdx.x; }
+  __device__ __forceinline__ T* row() const { return logits + int64_t{blockIdx.x} * ld; }
+  __device__ __forceinline__ bool valid(int64_t label) const { return label >= 0 && label < ids; }
+  /// Logit of the label where this rank has it, 0 where another one has, NaN where none has.
+  __device__ __forceinline__ A target(int64_t label) const {
+    if (!valid(label)) return A(NAN);
+    const int64_t column = label - first_row;
+    return column >= 0 && column < vocab ? to_accumulator<A>(row()[column]) : A(0);
+  }
+};
+
 /// Largest value and sum of exp(value - largest) seen so far.
 template <typename A>
 struct Softmax {
   A top, sum;
 };
 
-template <typename T, typename A>
-__device__ __forceinline__ Softmax<A> row_softmax(const A* row, int64_t vocab) {
-  constexpr int kPack = 4;
+template <typename T, typename A, int N>
+__device__ __forceinline__ void add_values(Softmax<A>& s, const A (&x)[N]) {
+  A top = s.top;
+#pragma unroll
+  for (int i = 0; i < N; ++i) top = x[i] > top ? x[i] : top;
   const A lowest = -A(INFINITY);
-  Softmax<A> s{lowest, A(0)};
-  for (int64_t j = int64_t{threadIdx.x} * kPack; j < vocab; j += kThreads * kPack) {
-    A x[kPack];
-    load_values<kPack>(row + j, x);  // rows end on a multiple of 64
-    A top = s.top;
-#pragma unroll
-    for (int i = 0; i < kPack; ++i) {
-      if (j + i >= vocab) x[i] = lowest;
-      top = x[i] > top ? x[i] : top;
-    }
-    if (top > s.top) {
-      s.sum = s.top == lowest ? s.sum : s.sum * exp_of<T>(s.top - top);
-      s.top = top;
-    }
-#pragma unroll
-    for (int i = 0; i < kPack; ++i) {
-      if (j + i < vocab) s.sum += exp_of<T>(x[i] - (s.top == lowest ? A(0) : s.top));
-    }
+  if (top > s.top) {
+    s.sum = s.top == lowest ? s.sum : s.sum * exp_of<T>(s.top - top);
+    s.top = top;
   }
-  const A top = block_max<kThreads>(s.top);
-  const A mine = s.top == lowest ? s.sum : s.sum * exp_of<T>(s.top - top);
-  return {top, block_sum<kThreads>(mine)};
+  const A shift = top == lowest ? A(0) : top;
+#pragma unroll
+  for (int i = 0; i < N; ++i) s.sum += exp_of<T>(x[i] - shift);
 }
 
-/// logits [chunk, ld] of tokens first ... become seed * weight * (softmax - onehot) in type T, at the beginning of each
-/// row; columns in [vocab, columns) become zero. token_loss[token] = nll.
-template <typename T, typename A>
-__global__ void __launch_bounds__(kThreads)
-    token_softmax(A* logits, int64_t ld, int64_t columns, int64_t vocab, int64_t first, const int32_t* labels,
-                  const float* weights, const A* seed, A* token_loss, bool gradient) {
-  const int64_t token = first + blockIdx.x;
-  A* row = logits + int64_t{blockIdx.x} * ld;
-  T* out = reinterpret_cast<T*>(row);
-  const float weight = weights[token];
+/// Softmax of a row's vocab values, given to all threads. The first `kept_packs` packs of 16 bytes go to `kept`.
+template <typename T, int kBlock>
+__device__ __forceinline__ Softmax<Accumulator<T>> scan_row(const T* row, int64_t vocab, Pack<T, kPerVector<T>>* kept,
+                                                            int64_t kept_packs) {
+  using A = Accumulator<T>;
+  constexpr int kPack = kPerVector<T>, kBatch = 4;
+  const A lowest = -A(INFINITY);
+  const int64_t packs = (vocab + kPack - 1) / kPack;
+  Softmax<A> s{lowest, A(0)};
+  for (int64_t base = threadIdx.x; base < packs; base += kBlock * kBatch) {
+    Pack<T, kPack> raw[kBatch];
+#pragma unroll
+    for (int u = 0; u < kBatch; ++u) {
+      if (base + u * kBlock < packs) raw[u] = load_pack<T, kPack>(row + (base + u * kBlock) * kPack);
+    }
+#pragma unroll
+    for (int u = 0; u < kBatch; ++u) {
+      const int64_t p = base + u * kBlock;
+      if (p >= packs) break;
+      if (p < kept_packs) kept[p] = raw[u];
+      A x[kPack];
+#pragma unroll
+      for (int i = 0; i < kPack; ++i) x[i] = p * kPack + i < vocab ? to_accumulator<A>(raw[u].v[i]) : lowest;
+      add_values<T>(s, x);
+    }
+  }
+  const A top = block_max<kBlock>(s.top);
+  const A mine = s.top == lowest ? s.sum : s.sum * exp_of<T>(s.top - top);
+  return {top, block_sum<kBlock>(mine)};
+}
+
+/// The row becomes factor * (softmax - onehot), columns in [vocab, columns) zero; `column` is the label's, or one that
+/// is not there. Each pack is read, from `kept` where it is there, and written by one thread.
+template <typename T, int kBlock>
+__device__ __forceinline__ void write_gradient(const Chunk<T>& c, Softmax<Accumulator<T>> s, Accumulator<T> factor,
+                                               int64_t column, const Pack<T, kPerVector<T>>* kept, int64_t kept_packs) {
+  using A = Accumulator<T>;
+  constexpr int kPack = kPerVector<T>;
+  T* row = c.row();
+  const A scale = factor / s.sum;
+  const int64_t packs = (c.columns + kPack - 1) / kPack;  // rows end on a multiple of 64
+#pragma unroll 4
+  for (int64_t p = threadIdx.x; p < packs; p += kBlock) {
+    const Pack<T, kPack> raw = p < kept_packs ? kept[p] : load_pack<T, kPack>(row + p * kPack);
+    A x[kPack];
+#pragma unroll
+    for (int i = 0; i < kPack; ++i) {
+      const int64_t j = p * kPack + i;
+      x[i] = j < c.vocab ? exp_of<T>(to_accumulator<A>(raw.v[i]) - s.top) * scale : A(0);
+      if (j == column) x[i] -= factor;
+    }
+    store_values<kPack>(row + p * kPack, x);
+  }
+}
+
+template <typename T, int kBlock>
+__device__ __forceinline__ void write_zeros(const Chunk<T>& c) {
+  for (int64_t j = threadIdx.x; j < c.columns; j += kBlock) {
+    c.row()[j] = from_accumulator<T>(Accumulator<T>(0));
+  }
+}
+
+/// The whole vocabulary is here: loss of the token, and its logits become their gradient.
+template <typename T, int kBlock>
+__global__ void __launch_bounds__(kBlock) token_softmax(Chunk<T> c, int64_t kept_packs) {
+  using A = Accumulator<T>;
+  extern __shared__ uint4 shared[];
+  auto* kept = reinterpret_cast<Pack<T, kPerVector<T>>*>(shared);
+  const int64_t token = c.token();
+  const float weight = c.weights[token];
   if (weight == 0.0f) {
-    if (threadIdx.x == 0) token_loss[token] = A(0);
-    if (!gradient) return;
-    for (int64_t j = threadIdx.x; j < columns; j += kThreads) out[j] = from_accumulator<T>(A(0));
+    if (threadIdx.x == 0) c.token_loss[token] = A(0);
+    if (c.gradient) write_zeros<T, kBlock>(c);
     return;
   }
-  const int32_t label = labels[token];
-  const bool valid = label >= 0 && label < vocab;
-  const Softmax<A> s = row_softmax<T>(row, vocab);
-  const A target = valid ? row[label] : A(NAN);
-  if (threadIdx.x == 0) token_loss[token] = s.top + log(s.sum) - target;
-  if (!gradient) return;
-  const A factor = valid ? *seed * static_cast<A>(weight) : A(NAN);
-  const A scale = factor / s.sum;
-  constexpr int kPack = 4;
-  // A step writes where this and earlier steps have read: what T needs is at most what A needs.
-  for (int64_t base = 0; base < columns; base += kThreads * kPack) {
-    const int64_t j = base + threadIdx.x * kPack;
-    A x[kPack];
-    if (j < columns) {
-      load_values<kPack>(row + j, x);
-#pragma unroll
-      for (int i = 0; i < kPack; ++i) {
-        x[i] = j + i < vocab ? exp_of<T>(x[i] - s.top) * scale : A(0);
-        if (j + i == label) x[i] -= factor;
-      }
-    }
-    __syncthreads();  // also keeps row[label] above until all have read it
-    if (j < columns) store_values<kPack>(out + j, x);
-  }
+  const int64_t label = c.labels[token];
+  const A target = threadIdx.x == 0 ? c.target(label) : A(0);  // before the row is overwritten
+  const Softmax<A> s = scan_row<T, kBlock>(c.row(), c.vocab, kept, kept_packs);
+  if (threadIdx.x == 0) c.token_loss[token] = s.top + log(s.sum) - target;
+  if (!c.gradient) return;
+  const A factor = c.valid(label) ? *c.seed * static_cast<A>(weight) : A(NAN);
+  write_gradient<T, kBlock>(c, s, factor, label, kept, kept_packs);
+}
+
+// With a shared vocabulary: tops, then sums and targets, are [count] each.
+
+/// tops = largest local logit (the lowest number where there is none); sums = log of the sum of exponentials of the
+/// local logits, which needs no second look at them; targets.
+template <typename T>
+__global__ void __launch_bounds__(kThreads)
+    shard_scan(Chunk<T> c, Accumulator<T> lowest, Accumulator<T>* tops, Accumulator<T>* sums, Accumulator<T>* targets) {
+  using A = Accumulator<T>;
+  Softmax<A> s{A(0), A(1)};
+  const bool counts = c.weights[c.token()] != 0.0f;
+  if (counts) s = scan_row<T, kThreads>(c.row(), c.vocab, nullptr, 0);
+  if (threadIdx.x != 0) return;
+  tops[blockIdx.x] = s.top < lowest ? lowest : s.top;
+  sums[blockIdx.x] = s.top + log(s.sum);
+  targets[blockIdx.x] = counts ? c.target(c.labels[c.token()]) : A(0);
+}
+
+/// sums = sum of exp(local logits - top of all ranks).
+template <typename A>
+__global__ void shift_sums(const A* tops, A* sums, int64_t count) {
+  const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (i < count) sums[i] = exp(sums[i] - tops[i]);
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads)
+    shard_gradient(Chunk<T> c, const Accumulator<T>* tops, const Accumulator<T>* sums, const Accumulator<T>* targets) {
+  using A = Accumulator<T>;
+  const int64_t token = c.token();
+  const float weight = c.weights[token];
+  const Softmax<A> s{tops[blockIdx.x], sums[blockIdx.x]};
+  if (threadIdx.x == 0) c.token_loss[token] = weight == 0.0f ? A(0) : s.top + log(s.sum) - targets[blockIdx.x];
+  if (!c.gradient) return;
+  if (weight == 0.0f) return write_zeros<T, kThreads>(c);
+  const int64_t label = c.labels[token];
+  const A factor = c.valid(label) ? *c.seed * static_cast<A>(weight) : A(NAN);
+  write_gradient<T, kThreads>(c, s, factor, label - c.first_row, nullptr, 0);
 }
 
 /// loss (+)= sum of weight * token_loss, in fp64, by one block.
@@ -130,10 +227,11 @@ class Run {
   Run(const LmHeadLossArgs& args, void* workspace, void* stream)
       : args_(args), layout_(lm_head_loss_layout_cuda(args)), stream_(stream) {
     char* memory = static_cast<char*>(workspace);
-    logits_ = reinterpret_cast<A*>(memory);
+    logits_ = reinterpret_cast<T*>(memory);
     token_loss_ = args.token_loss.data != nullptr ? data_of<A>(args.token_loss)
                                                   : reinterpret_cast<A*>(memory + layout_.logits_bytes);
     blas_ = memory + layout_.logits_bytes + layout_.token_loss_bytes;
+    tops_ = reinterpret_cast<A*>(memory + layout_.sums_offset);
   }
 
   void operator()() {
@@ -152,16 +250,23 @@ class Run {
  private:
   void run_chunk(int64_t first, int64_t count) {
     constexpr DType kType = dtype_of<T>::value, kWide = dtype_of<A>::value;
-    const int64_t width = args_.x.shape[2], columns = layout_.columns;
-    const int64_t ld = layout_.ld * static_cast<int64_t>(sizeof(A) / sizeof(T));  // of the gradient of the logits
+    const int64_t width = args_.x.shape[2], columns = layout_.columns, ld = layout_.ld;
     const T* x = data_of<T>(args_.x) + first * width;
     const T* w = data_of<T>(args_.w);
-    gemm_cuda({false, true, count, columns, width, x, width, w, width, logits_, layout_.ld, kType, kWide}, blas_,
-              stream_);
-    token_softmax<T, A><<<static_cast<unsigned>(count), kThreads, 0, stream_of(stream_)>>>(
-        logits_, layout_.ld, columns, args_.valid_vocab, first, data_of<int32_t>(args_.labels),
-        data_of<float>(args_.weights), data_of<A>(args_.seed), token_loss_, args_.dx || args_.dw);
-    check_launch("lm_head_loss: softmax");
+    gemm_cuda({false, true, count, columns, width, x, width, w, width, logits_, ld, kType, kType}, blas_, stream_);
+    const Chunk<T> chunk{logits_,
+                         ld,
+                         columns,
+                         local_vocab(args_),
+                         first,
+                         args_.first_row,
+                         args_.valid_vocab,
+                         data_of<int32_t>(args_.labels),
+                         data_of<float>(args_.weights),
+                         data_of<A>(args_.seed),
+                         token_loss_,
+                         args_.dx || args_.dw};
+    args_.ranks > 1 ? shared_softmax(chunk, count) : softmax(chunk, count);
     if (args_.dx) {
       T* dx = data_of<T>(args_.dx) + first * width;
       gemm_cuda({false, false, count, width, columns, logits_, ld, w, width, dx, width, kType, kType}, blas_, stream_);
@@ -173,10 +278,41 @@ class Run {
     }
   }
 
+  void softmax(const Chunk<T>& chunk, int64_t count) {
+    const int64_t row = chunk.ld * static_cast<int64_t>(sizeof(T));
+    row <= kKeptByTwo ? softmax_with<kThreads>(chunk, count, row)
+                      : softmax_with<2 * kThreads>(chunk, count, row < kKeptByOne ? row : kKeptByOne);
+  }
+  template <int kBlock>
+  void softmax_with(const Chunk<T>& chunk, int64_t count, int64_t kept) {
+    check_cuda(cudaFuncSetAttribute(token_softmax<T, kBlock>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                    static_cast<int>(kKeptByOne)),
+               "lm_head_loss: shared memory");
+    token_softmax<T, kBlock>
+        <<<static_cast<unsigned>(count), kBlock, static_cast<size_t>(kept), stream_of(stream_)>>>(chunk, kept / 16);
+    check_launch("lm_head_loss: softmax");
+  }
+
+  /// The steps that the header lists.
+  void shared_softmax(const Chunk<T>& chunk, int64_t count) {
+    A *sums = tops_ + count, *targets = sums + count;
+    const auto blocks = static_cast<unsigned>(count);
+    shard_scan<T>
+        <<<blocks, kThreads, 0, stream_of(stream_)>>>(chunk, std::numeric_limits<A>::lowest(), tops_, sums, targets);
+    check_launch("lm_head_loss: scan");
+    args_.comm->all_reduce(make_tensor(tops_, dtype_of<A>::value, {count}), Reduction::kMax);
+    shift_sums<A><<<grid_size(count, 256), 256, 0, stream_of(stream_)>>>(tops_, sums, count);
+    check_launch("lm_head_loss: sums");
+    args_.comm->all_reduce(make_tensor(sums, dtype_of<A>::value, {2 * count}));
+    shard_gradient<T><<<blocks, kThreads, 0, stream_of(stream_)>>>(chunk, tops_, sums, targets);
+    check_launch("lm_head_loss: gradient");
+  }
+
   const LmHeadLossArgs& args_;
   LmHeadLossLayout layout_;
   void* stream_;
-  A *logits_, *token_loss_;
+  T* logits_;
+  A *token_loss_, *tops_;
   void* blas_;
 };
 

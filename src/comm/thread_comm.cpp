@@ -23,14 +23,18 @@ class ThreadComm final : public Comm {
   int size() const override { return size_; }
   void barrier() override { shared_->barrier.arrive_and_wait(); }
 
-  void all_reduce(const Tensor& values) override {
+  void all_reduce(const Tensor& values, Reduction reduction) override {
     MEGATRON_CHECK(values.contiguous(), "collectives take contiguous tensors");
     publish(values);
-    auto& sum = shared_->results[static_cast<size_t>(rank_)];
-    sum.resize(static_cast<size_t>(values.bytes()));
-    sum_ranks(sum.data(), 0, values.numel(), values.dtype);
+    auto& result = shared_->results[static_cast<size_t>(rank_)];
+    result.resize(static_cast<size_t>(values.bytes()));
+    if (reduction == Reduction::kMax) {
+      max_ranks(result.data(), values.numel(), values.dtype);
+    } else {
+      sum_ranks(result.data(), 0, values.numel(), values.dtype);
+    }
     barrier();
-    if (!sum.empty()) std::memcpy(values.data, sum.data(), sum.size());
+    if (!result.empty()) std::memcpy(values.data, result.data(), result.size());
     barrier();
   }
 
@@ -57,6 +61,21 @@ class ThreadComm final : public Comm {
   void publish(const Tensor& t) {
     shared_->sources[static_cast<size_t>(rank_)] = t;
     barrier();
+  }
+
+  void max_ranks(std::byte* out, int64_t count, DType dtype) const {
+    dispatch_floating("all_reduce_max", dtype, [&](auto tag) {
+      using T = decltype(tag);
+      T* target = reinterpret_cast<T*>(out);
+      for (int64_t i = 0; i < count; ++i) {
+        T top = shared_->sources[0].as<T>()[i];
+        for (const Tensor& source : shared_->sources) {
+          if (static_cast<Accumulator<T>>(source.as<T>()[i]) > static_cast<Accumulator<T>>(top))
+            top = source.as<T>()[i];
+        }
+        target[i] = top;
+      }
+    });
   }
 
   void sum_ranks(std::byte* out, int64_t begin, int64_t count, DType dtype) const {
