@@ -4,7 +4,7 @@
 #   --preset NAME      another preset of CMakePresets.json
 #   --build-dir DIR    packages what is built in DIR, without building
 #   --output DIR       folder of the bundle (default: dist)
-#   --with-cuda        also the CUDA runtime, cuBLAS, cuDNN and NCCL (gigabytes); else the node must have them
+#   --with-cuda        also the CUDA runtime, cuBLAS, cuDNN and NCCL (about 1 GB); else the node must have them
 #   --no-install       leaves the packages of this machine alone
 #   --verify FILE      only checks a bundle: unpacks it, runs it in a clean environment, looks where its libraries are
 # The bundle holds bin/megatron, the libraries that a node may lack in lib/, configs/, licences and MANIFEST. What stays
