@@ -4,7 +4,7 @@
 #   --preset NAME      another preset of CMakePresets.json
 #   --build-dir DIR    packages what is built in DIR, without building
 #   --output DIR       folder of the bundle (default: dist)
-#   --with-cuda        also the CUDA runtime, cuBLAS, cuDNN and NCCL (gigabytes); else the node must have them
+#   --with-cuda        also the CUDA runtime, cuBLAS, cuDNN and NCCL (about 1 GB); else the node must have them
 #   --no-install       leaves the packages of this machine alone
 #   --verify FILE      only checks a bundle: unpacks it, runs it in a clean environment, looks where its libraries are
 # The bundle holds bin/megatron, the libraries that a node may lack in lib/, configs/, licences and MANIFEST. What stays
@@ -109,6 +109,7 @@ collect_cuda_plugins() {
     while read -r path; do
       [[ -f $1/$(basename "$path") ]] && continue
       take "$path" "$1/$(basename "$path")"
+      collect "$path" "$1"
     done < <(find_library "$pattern" 100)
   done
 }
@@ -120,12 +121,12 @@ collect_licences() {
   command -v dpkg-query >/dev/null || return 0
   sort -u "$work/sources" | while read -r source; do
     package=$(dpkg-query -S "$source" "${source#/usr}" 2>/dev/null | head -n 1 | cut -d: -f1 || true)
-    [[ -n $package ]] && printf '%s\n' "$package"
+    if [[ -n $package ]]; then printf '%s\n' "$package"; fi
   done >"$work/packages"
   # These are compiled into the program.
   printf '%s\n' libcli11-dev nlohmann-json3-dev libfmt-dev libspdlog-dev libxxhash-dev >>"$work/packages"
   sort -u "$work/packages" | while read -r package; do
-    [[ -f /usr/share/doc/$package/copyright ]] && cp "/usr/share/doc/$package/copyright" "$1/$package.txt"
+    if [[ -f /usr/share/doc/$package/copyright ]]; then cp "/usr/share/doc/$package/copyright" "$1/$package.txt"; fi
   done
   local eula=${CUDA_HOME:-/usr/local/cuda}/EULA.txt
   if $with_cuda && [[ -f $eula ]]; then cp "$eula" "$1/cuda-EULA.txt"; fi
@@ -147,7 +148,7 @@ write_manifest() {
 
 needed_by_all() {
   local file
-  for file in "$1"/bin/megatron "$1"/lib/*; do [[ -f $file ]] && needed_by "$file"; done | sort -u
+  for file in "$1"/bin/megatron "$1"/lib/*; do if [[ -f $file ]]; then needed_by "$file"; fi; done | sort -u
 }
 
 # check_origin FILE ROOT [FOLDER]: every library is in the bundle or belongs to the node.

@@ -22,6 +22,20 @@ Finding finding(const std::string& name, Verdict verdict, const std::string& val
 
 #ifdef MEGATRON_HAVE_CUDA
 
+/// Why a GPU cannot be used, without the key of the configuration that a run would blame.
+std::string plain(const std::string& failure) {
+  constexpr std::string_view kKey = "run.device: cuda: ";
+  return starts_with(failure, kKey) ? failure.substr(kKey.size()) : failure;
+}
+
+/// What is wrong stands before the first semicolon, what to do behind it.
+Finding failed(const std::string& name, const std::string& failure) {
+  const std::string text = plain(failure);
+  const size_t cut = text.find("; ");
+  return finding(name, Verdict::kMissing, text.substr(0, cut),
+                 cut == std::string::npos ? "see nvidia-smi" : text.substr(cut + 2));
+}
+
 constexpr double kMostlyFree = 0.9;
 
 /// "13.1.0" of 130100, as cuBLAS, cuDNN 9 and NCCL count.
@@ -97,11 +111,7 @@ std::pair<std::string, std::string> concern(const GpuFacts& gpu, const GpuHealth
 Finding check_gpu(GpuFacts gpu, bool& usable) {
   const std::string name = str_cat("GPU ", gpu.index);
   const std::string failure = open_gpu(gpu);
-  const size_t cut = failure.find("; ");
-  if (!failure.empty()) {
-    return finding(name, Verdict::kMissing, failure.substr(0, cut),
-                   cut == std::string::npos ? "see nvidia-smi" : failure.substr(cut + 2));
-  }
+  if (!failure.empty()) return failed(name, failure);
   usable = true;
   const GpuHealth health = gpu_health(gpu.pci_bus_id);
   std::string text = str_cat(gpu.name, ", compute capability ", gpu.major, ".", gpu.minor, ", ",
@@ -146,15 +156,13 @@ Finding check_links(const std::vector<GpuFacts>& gpus, int from) {
 Findings check_gpus(std::string& why_unusable) {
   const CudaFacts facts = cuda_facts();
   const std::string driver = driver_version();
-  const size_t cut = facts.failure.find("; ");
   Findings findings;
   if (facts.failure.empty()) {
     findings.push_back(finding("driver", Verdict::kOk,
                                str_cat(driver.empty() ? "version unknown" : driver, ", serves CUDA ",
                                        cuda_version_text(facts.driver_version))));
   } else {
-    findings.push_back(finding("driver", Verdict::kMissing, facts.failure.substr(0, cut),
-                               cut == std::string::npos ? "see nvidia-smi" : facts.failure.substr(cut + 2)));
+    findings.push_back(failed("driver", facts.failure));
   }
   findings.push_back(finding("CUDA runtime", Verdict::kOk, cuda_version_text(facts.runtime_version)));
   for (const Finding& library : check_libraries(facts.runtime_version / 1000)) findings.push_back(library);
@@ -163,7 +171,7 @@ Findings check_gpus(std::string& why_unusable) {
   if (facts.gpus.size() > 1) {
     for (const GpuFacts& gpu : facts.gpus) findings.push_back(check_links(facts.gpus, gpu.index));
   }
-  if (!usable) why_unusable = facts.failure.empty() ? "no GPU can be used; the report says why" : facts.failure;
+  if (!usable) why_unusable = facts.failure.empty() ? "no GPU can be used; the report says why" : plain(facts.failure);
   return findings;
 }
 

@@ -131,7 +131,7 @@ TEST_CASE("a run that stops between intervals still reports its last iterations"
     for (int64_t i = 1; i <= 3; ++i) line.write(step(i));
     CHECK(split(capture.text(), '\n').size() == 2);
   }
-  CHECK_THAT(capture.text(), Catch::Matchers::Contains("step 3/1000 | loss 7.5000"));
+  CHECK_THAT(capture.text(), Catch::Matchers::ContainsSubstring("step 3/1000 | loss 7.5000"));
 }
 
 TEST_CASE("the terminal shows each step in place and never wraps") {

@@ -196,8 +196,8 @@ TEST_CASE("a full disk costs lines, never the run, and leaves no half lines") {
 
 TEST_CASE("a metrics file that cannot be opened is refused with its name") {
   const Scratch scratch("nofile");
-  using Catch::Matchers::Contains;
-  CHECK_THROWS_WITH(JsonLinesSink(scratch.file("missing/metrics.jsonl")), Contains("missing/metrics.jsonl"));
+  using Catch::Matchers::ContainsSubstring;
+  CHECK_THROWS_WITH(JsonLinesSink(scratch.file("missing/metrics.jsonl")), ContainsSubstring("missing/metrics.jsonl"));
   CHECK_THROWS_AS(JsonLinesSink(scratch.file("missing/metrics.jsonl")), DataError);
 }
 

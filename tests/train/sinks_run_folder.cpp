@@ -57,9 +57,9 @@ TEST_CASE("a run folder gets its files, and a second start replaces and appends"
 TEST_CASE("two runs cannot share a folder; other ranks can") {
   const Scratch scratch;
   const RunFolder folder(scratch.run(), 0);
-  using Catch::Matchers::Contains;
+  using Catch::Matchers::ContainsSubstring;
   CHECK_THROWS_AS(RunFolder(scratch.run(), 0), UsageError);
-  CHECK_THROWS_WITH(RunFolder(scratch.run(), 0), Contains("in use by process " + std::to_string(::getpid())));
+  CHECK_THROWS_WITH(RunFolder(scratch.run(), 0), ContainsSubstring("in use by process " + std::to_string(::getpid())));
   const RunFolder other(scratch.run(), 12);
   CHECK(other.log_path() == scratch.run() + "/logs/rank-0012.log");
 }
@@ -79,11 +79,11 @@ TEST_CASE("env.txt shows what matters and no secrets") {
   ::unsetenv("MEGATRON_API_KEY");
   ::unsetenv("UNRELATED");
   ::unsetenv("NCCL_ALGO");
-  using Catch::Matchers::Contains;
-  CHECK_THAT(report, Contains("megatron: 1.2.3\n") && Contains("  NCCL_ALGO=Ring\n") &&
-                         Contains("host: " + host_name()) && Contains("build: ") && Contains("system: Linux") &&
-                         Contains("memory: "));
-  CHECK_THAT(report, !Contains("do-not-tell"));
+  using Catch::Matchers::ContainsSubstring;
+  CHECK_THAT(report, ContainsSubstring("megatron: 1.2.3\n") && ContainsSubstring("  NCCL_ALGO=Ring\n") &&
+                         ContainsSubstring("host: " + host_name()) && ContainsSubstring("build: ") &&
+                         ContainsSubstring("system: Linux") && ContainsSubstring("memory: "));
+  CHECK_THAT(report, !ContainsSubstring("do-not-tell"));
   CHECK(is_reported_variable("OMP_NUM_THREADS"));
   CHECK(is_reported_variable("WORLD_SIZE"));
   CHECK_FALSE(is_reported_variable("HOME"));

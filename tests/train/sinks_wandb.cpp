@@ -92,9 +92,9 @@ TEST_CASE("wandb_sync --dry-run prints each value once and leaves an unfinished 
                                                          "{\"iteration\": 1, \"lm_loss\": 8.5}\n"
                                                          "{\"iteration\": 2, \"lm_loss\": 8}\n"
                                                          "{\"iteration\": 2, \"test_lm_loss\": 7.5}\n"));
-  CHECK_THAT(outcome.output, Catch::Matchers::Contains("sent 4 rows"));
+  CHECK_THAT(outcome.output, Catch::Matchers::ContainsSubstring("sent 4 rows"));
   CHECK_FALSE(path_exists(test.path("run/wandb_sync.json")));
-  CHECK_THAT(test.sync("--dry-run --once --repeated send").output, Catch::Matchers::Contains("sent 5 rows"));
+  CHECK_THAT(test.sync("--dry-run --once --repeated send").output, Catch::Matchers::ContainsSubstring("sent 5 rows"));
 }
 
 TEST_CASE("wandb_sync goes on with the same W&B run where it stopped") {
@@ -119,16 +119,17 @@ TEST_CASE("wandb_sync goes on with the same W&B run where it stopped") {
 TEST_CASE("wandb_sync refuses what it cannot use with one clear line") {
   if (!has_python()) return;
   const SyncTest test;
-  using Catch::Matchers::Contains;
-  CHECK_THAT(test.sync("--dry-run --once").output, Contains("there is no ") && Contains("metrics.jsonl"));
+  using Catch::Matchers::ContainsSubstring;
+  CHECK_THAT(test.sync("--dry-run --once").output,
+             ContainsSubstring("there is no ") && ContainsSubstring("metrics.jsonl"));
   test.append("run/metrics.jsonl", "{\"iteration\": 1, \"lm_loss\": 8}\nnot json\n");
   const Outcome no_package = test.sync("--project p --once", false);
   CHECK(no_package.code == 2);
-  CHECK_THAT(no_package.output, Contains("pip install wandb"));
-  CHECK_THAT(test.sync("--once").output, Contains("--project is required"));
+  CHECK_THAT(no_package.output, ContainsSubstring("pip install wandb"));
+  CHECK_THAT(test.sync("--once").output, ContainsSubstring("--project is required"));
   const Outcome damaged = test.sync("--dry-run --once");
   CHECK(damaged.code == 3);
-  CHECK_THAT(damaged.output, Contains("metrics.jsonl:2: not a metrics line"));
+  CHECK_THAT(damaged.output, ContainsSubstring("metrics.jsonl:2: not a metrics line"));
   test.append("run/wandb_sync.json", "{\"id\": \"abc\", \"offset\": 100000}");
   const Outcome shorter = test.sync("--project p --once");
   CHECK(shorter.code == 3);
