@@ -78,9 +78,9 @@ MeshComms make_mesh_comms(World& world, const Mesh& mesh, const Device& device) 
   return comms;
 }
 
-#ifndef MEGATRON_HAVE_CUDA
+#ifndef MEGATRON_HAVE_NCCL
 std::unique_ptr<Comm> make_nccl_comm(World&, const std::string&) {
-  throw DeviceError("run.device: cuda is not available in this build");
+  throw DeviceError("this program was built without NCCL, which moves tensors between GPUs; build it where nccl.h is");
 }
 #endif
 

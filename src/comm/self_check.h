@@ -21,4 +21,7 @@ struct CommCheck {
 /// `device` is that of the tensors.
 CommCheck check_comm(Comm& comm, Device& device);
 
+/// Collectives captured into a CUDA graph and replayed. Only in builds with CUDA; `device` is a GPU.
+CommCheck check_comm_in_graph(Comm& comm, Device& device);
+
 }  // namespace megatron

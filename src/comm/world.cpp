@@ -14,7 +14,7 @@ namespace {
 class SingleWorld final : public World {
  public:
   SingleWorld() : comm_(std::move(make_thread_comms(1)[0])) {
-    info_.host = host_name();
+    info_.host = this_host();
     info_.launcher = "one rank";
   }
   const RankInfo& info() const override { return info_; }
@@ -37,7 +37,7 @@ std::unique_ptr<World> make_single_world() {
   return std::make_unique<SingleWorld>();
 }
 
-std::string host_name() {
+std::string this_host() {
   std::array<char, 256> name{};
   if (gethostname(name.data(), name.size() - 1) != 0) return "unknown host";
   return name.data();

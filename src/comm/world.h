@@ -44,7 +44,7 @@ struct WorldOptions {
 /// The world of a process that is alone.
 std::unique_ptr<World> make_single_world();
 
-std::string host_name();
+std::string this_host();
 
 /// World::gather for worlds that have a host communicator.
 std::vector<std::string> gather_over(Comm& comm, const std::string& bytes);
