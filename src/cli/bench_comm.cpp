@@ -55,7 +55,7 @@ void print_world(World& world, const Device& device, const Mesh& mesh, const Mes
       str_cat(world.info().host, ", local rank ", world.info().local_rank, ", ", device.description());
   const std::vector<std::string> lines = world.gather(line);
   if (world.rank() != 0) return;
-  std::printf("%d ranks, started by %s\n", world.size(), world.info().launcher.c_str());
+  std::printf("ranks: %d, started by %s\n", world.size(), world.info().launcher.c_str());
   for (size_t r = 0; r < lines.size(); ++r) std::printf("  rank %zu: %s\n", r, lines[r].c_str());
   for (const auto& [name, comm] : comms.by_name) {
     std::string text;
@@ -156,9 +156,11 @@ void run(const BenchCommOptions& options) {
   compare_start(*world, {{"build", build_identity()}});
   const Mesh mesh = make_mesh(options.parallel, world->size(), world->rank());
   const auto device = make_device(options.run, *world);
-  const MeshComms comms = make_mesh_comms(*world, mesh, *device);
-  if (comms.world == nullptr || world->size() == 1) {
-    throw UsageError("bench comm measures between ranks, and this is one; start it with mpirun -n N");
+  MeshComms comms = make_mesh_comms(*world, mesh, *device);
+  if (world->size() == 1) {
+    if (!options.check) throw UsageError("bench comm measures between ranks; start it with mpirun -n N");
+    if (device->kind() == DeviceKind::kCuda) comms.owned_world = make_nccl_comm(*world, "world");  // tries the library
+    if (comms.owned_world) comms.world = comms.owned_world.get();
   }
   print_world(*world, *device, mesh, comms);
   const auto each = [&](Comm& comm) {
