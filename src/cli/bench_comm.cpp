@@ -151,26 +151,30 @@ void check(World& world, Device& device, Comm& comm) {
   if (!failures.empty()) throw InternalError("communicator " + comm.name() + ":\n" + join(failures, "\n"));
 }
 
-void run(const BenchCommOptions& options) {
-  const auto world = join_world(detect_launch(process_environment()));
-  compare_start(*world, {{"build", build_identity()}});
-  const Mesh mesh = make_mesh(options.parallel, world->size(), world->rank());
-  const auto device = make_device(options.run, *world);
-  MeshComms comms = make_mesh_comms(*world, mesh, *device);
-  if (world->size() == 1) {
+void run_rank(const BenchCommOptions& options, World& world) {
+  compare_start(world, {{"build", build_identity()}});
+  const Mesh mesh = make_mesh(options.parallel, world.size(), world.rank());
+  const auto device = make_device(options.run, world);
+  MeshComms comms = make_mesh_comms(world, mesh, *device);
+  if (world.size() == 1) {
     if (!options.check) throw UsageError("bench comm measures between ranks; start it with mpirun -n N");
-    if (device->kind() == DeviceKind::kCuda) comms.owned_world = make_nccl_comm(*world, "world");  // tries the library
+    if (device->kind() == DeviceKind::kCuda) comms.owned_world = make_nccl_comm(world, "world");  // tries the library
     if (comms.owned_world) comms.world = comms.owned_world.get();
   }
-  print_world(*world, *device, mesh, comms);
+  print_world(world, *device, mesh, comms);
   const auto each = [&](Comm& comm) {
-    if (options.check) return check(*world, *device, comm);
-    measure(*world, *device, options, comm);
+    if (options.check) return check(world, *device, comm);
+    measure(world, *device, options, comm);
   };
   each(*comms.world);
   for (const auto& [name, comm] : comms.by_name) {
-    if (comm->size() < world->size()) each(*comm);
+    if (comm->size() < world.size()) each(*comm);
   }
+}
+
+void run(const BenchCommOptions& options) {
+  const auto world = join_world(detect_launch(process_environment()));
+  run_as_rank(*world, [&] { run_rank(options, *world); });
 }
 
 }  // namespace

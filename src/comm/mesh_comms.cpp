@@ -56,7 +56,8 @@ std::vector<int> group_of(const Mesh& mesh, const std::vector<std::string>& axes
   return ranks;
 }
 
-MeshComms make_mesh_comms(World& world, const Mesh& mesh, const Device& device) {
+MeshComms make_mesh_comms(World& world, const Mesh& mesh, const Device& device,
+                          std::shared_ptr<FlightRecorder> recorder) {
   std::vector<std::string> all;
   for (const MeshAxis& axis : mesh.axes) all.push_back(axis.name);
   MEGATRON_CHECK(mesh.world_size() == world.size() && index_over(mesh, all, true) == world.rank(),
@@ -73,7 +74,8 @@ MeshComms make_mesh_comms(World& world, const Mesh& mesh, const Device& device) 
   if (contains(all, "dp") && contains(all, "cp")) groups.push_back({"dp", "cp"});
   for (const std::vector<std::string>& names : groups) {  // in one order on all ranks
     const std::string name = join(names, "-");
-    comms.by_name[name] = comms.world->split(index_over(mesh, names, false), index_over(mesh, names, true), name);
+    auto comm = comms.world->split(index_over(mesh, names, false), index_over(mesh, names, true), name);
+    comms.by_name[name] = recorder ? make_recorded_comm(std::move(comm), recorder) : std::move(comm);
   }
   return comms;
 }

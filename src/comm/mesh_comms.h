@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "comm/flight_recorder.h"
 #include "comm/world.h"
 #include "device/device.h"
 #include "tensor/placement.h"
@@ -25,8 +26,9 @@ struct MeshComms {
 /// `mesh` is this rank's, with the axes of more than one rank, first axis fastest: the product of their sizes is the
 /// world's size, and the coordinates are those of the rank. "dp-cp" holds the ranks that share parameters, cp fastest:
 /// a gradient that is partial over both is summed in one call. A collective call. `device` decides between the world's
-/// host communicator and NCCL.
-MeshComms make_mesh_comms(World& world, const Mesh& mesh, const Device& device);
+/// host communicator and NCCL. With a recorder every call of the axes' communicators is recorded.
+MeshComms make_mesh_comms(World& world, const Mesh& mesh, const Device& device,
+                          std::shared_ptr<FlightRecorder> recorder = nullptr);
 
 /// Ranks of this rank's group along `axes` (names), in the group's order.
 std::vector<int> group_of(const Mesh& mesh, const std::vector<std::string>& axes);

@@ -37,6 +37,15 @@ std::unique_ptr<World> make_single_world() {
   return std::make_unique<SingleWorld>();
 }
 
+void run_as_rank(World& world, const std::function<void()>& body) {
+  try {
+    body();
+  } catch (const std::exception& error) {
+    world.fail(error.what());
+    throw;
+  }
+}
+
 std::string this_host() {
   std::array<char, 256> name{};
   if (gethostname(name.data(), name.size() - 1) != 0) return "unknown host";

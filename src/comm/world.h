@@ -2,6 +2,7 @@
 // find each other, to compare what they were started with, to agree on stopping).
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -43,6 +44,9 @@ struct WorldOptions {
 
 /// The world of a process that is alone.
 std::unique_ptr<World> make_single_world();
+
+/// Runs `body`; when it throws, the other ranks are told the message before the exception goes on.
+void run_as_rank(World& world, const std::function<void()>& body);
 
 std::string this_host();
 

@@ -62,7 +62,8 @@ TEST_CASE("mpi: a rank that fails ends the others, which name it") {
   CHECK(job.code != 0);
   CHECK(job.seconds < 10);
   CHECK(job.count("error: the data of rank 1 is bad") == 1);
-  CHECK(job.count("error: rank 1 (") == 2);
+  CHECK(job.count("failed: the data of rank 1 is bad") == 2);
+  CHECK(job.count("was in all_reduce(sum) of 1 fp32 over world (rank ") == 2);
 }
 
 TEST_CASE("mpi: ranks that call different collectives are told both") {
@@ -82,6 +83,19 @@ TEST_CASE("mpi: a rank that does not come is waited for so long") {
   INFO(job.output);
   CHECK(job.code != 0);
   CHECK(contains(job.output, "all_reduce(sum) of 1 fp32 over world (rank 0 of 2) did not end within 1 s"));
+}
+
+TEST_CASE("mpi: when nothing moves, every rank says where it stands, and the job ends") {
+  if (!can_run()) return;
+  const JobResult job = run_mpirun(3, kRanks + " hang");
+  INFO(job.output);
+  CHECK(job.code == 4);
+  CHECK(job.seconds < 20);
+  for (const int r : {0, 2}) {
+    CHECK(job.count(str_cat("dp, rank ", r, " of 3: all_reduce(max) of 1 fp32, not done")) == 2);  // report, records
+  }
+  CHECK(job.count("has not moved for 1.0s: it waits in call 2 of dp") == 2);
+  CHECK(contains(job.output, "it is in iteration 2 outside of collectives; the last was call 1 of dp, rank 1 of 3"));
 }
 
 TEST_CASE("mpi: ranks started with different configurations refuse to start") {

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstring>
 #include <numeric>
+#include <thread>
 
 #include "base/check.h"
 #include "base/error.h"
@@ -48,20 +50,27 @@ std::string text_of(const Words& words) {
 class Round {
  public:
   Round(MpiJob& job, MPI_Comm comm) : job_(job), comm_(comm) {}
+  ~Round() { cancel_receives(); }
+  Round(const Round&) = delete;
+  Round& operator=(const Round&) = delete;
 
   void send(const void* data, int64_t bytes, int to) {
     post(bytes, [&](int64_t begin, int size) {
-      return MPI_Isend(static_cast<const std::byte*>(data) + begin, size, MPI_BYTE, to, kDataTag, comm_, &added());
+      return MPI_Isend(static_cast<const std::byte*>(data) + begin, size, MPI_BYTE, to, kDataTag, comm_,
+                       &sends_.emplace_back(MPI_REQUEST_NULL));
     });
   }
   void receive(void* data, int64_t bytes, int from) {
     post(bytes, [&](int64_t begin, int size) {
-      return MPI_Irecv(static_cast<std::byte*>(data) + begin, size, MPI_BYTE, from, kDataTag, comm_, &added());
+      return MPI_Irecv(static_cast<std::byte*>(data) + begin, size, MPI_BYTE, from, kDataTag, comm_,
+                       &receives_.emplace_back(MPI_REQUEST_NULL));
     });
   }
   void send_key(const CallKey& key, int to) {
     keys_sent_.push_back(std::make_unique<Words>(words_of(key)));
-    check_mpi(MPI_Isend(keys_sent_.back()->data(), sizeof(Words), MPI_BYTE, to, kKeyTag, comm_, &added()), "MPI_Isend");
+    check_mpi(MPI_Isend(keys_sent_.back()->data(), sizeof(Words), MPI_BYTE, to, kKeyTag, comm_,
+                        &sends_.emplace_back(MPI_REQUEST_NULL)),
+              "MPI_Isend");
   }
   void expect_key(const CallKey& key, int from) {
     expected_.push_back({from, words_of(key), std::make_unique<Words>(), MPI_REQUEST_NULL});
@@ -81,8 +90,6 @@ class Round {
     std::unique_ptr<Words> got;  ///< MPI writes to it, so it stays in place
     MPI_Request request;
   };
-
-  MPI_Request& added() { return requests_.emplace_back(MPI_REQUEST_NULL); }
 
   template <typename Post>
   static void post(int64_t bytes, Post&& one) {
@@ -107,15 +114,32 @@ class Round {
     return all;
   }
 
-  bool data_moved(const std::string& what) {
+  static bool all_done(std::vector<MPI_Request>& requests, const std::string& what) {
     int done = 0;
-    check_mpi(MPI_Testall(static_cast<int>(requests_.size()), requests_.data(), &done, MPI_STATUSES_IGNORE), what);
+    check_mpi(MPI_Testall(static_cast<int>(requests.size()), requests.data(), &done, MPI_STATUSES_IGNORE), what);
     return done != 0;
+  }
+  bool data_moved(const std::string& what) {
+    const bool received = all_done(receives_, what);
+    return all_done(sends_, what) && received;
+  }
+
+  /// After an error: nothing may arrive in memory that is about to go.
+  void cancel_receives() noexcept {
+    for (Expected& e : expected_) receives_.push_back(e.request);
+    for (MPI_Request& request : receives_) {
+      if (request != MPI_REQUEST_NULL) MPI_Cancel(&request);
+    }
+    for (int turn = 0, done = 0; done == 0 && turn < 200; ++turn) {
+      if (turn > 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      if (MPI_Testall(static_cast<int>(receives_.size()), receives_.data(), &done, MPI_STATUSES_IGNORE) != MPI_SUCCESS)
+        break;
+    }
   }
 
   MpiJob& job_;
   MPI_Comm comm_;
-  std::vector<MPI_Request> requests_;
+  std::vector<MPI_Request> sends_, receives_;
   std::vector<std::unique_ptr<Words>> keys_sent_;
   std::vector<Expected> expected_;
 };
@@ -136,8 +160,8 @@ class MpiComm final : public Comm {
   const std::string& name() const override { return name_; }
 
   void run(const CommCall& call) override {
-    if (job_->failed()) job_->check_alive();
     const std::string what = str_cat(describe(call), " over ", name_, " (rank ", rank_, " of ", size_, ")");
+    if (job_->failed()) job_->check_alive(what);
     switch (call.op) {
       case CommOp::kAllReduce:
         return all_reduce_blocks(call, what);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <csignal>
 #include <thread>
 
 #include "base/error.h"
@@ -34,7 +35,7 @@ void check_mpi(int code, const std::string& what) {
   throw DeviceError(str_cat(what, ": ", text.data()));
 }
 
-void MpiJob::check_alive() {
+void MpiJob::check_alive(const std::string& what) {
   if (!failed_) {
     int there = 0;
     MPI_Status status;
@@ -45,7 +46,7 @@ void MpiJob::check_alive() {
     MPI_Recv(reason_.data(), size, MPI_BYTE, status.MPI_SOURCE, 0, control_, MPI_STATUS_IGNORE);
     failed_ = true;
   }
-  throw DeviceError(reason_);
+  throw DeviceError(str_cat(reason_, "\n  ", label_, " was in ", what));
 }
 
 void MpiJob::wait(const std::function<bool()>& ready, const std::string& what) {
@@ -56,7 +57,7 @@ void MpiJob::wait(const std::function<bool()>& ready, const std::string& what) {
     const auto now = Clock::now();
     if (now < next_look) continue;
     next_look = now + std::chrono::milliseconds(5);
-    check_alive();
+    check_alive(what);
     if (now - start < std::chrono::duration<double>(options_.timeout_seconds)) continue;
     const std::string text = str_cat(what, " did not end within ", options_.timeout_seconds, " s");
     fail(text);
@@ -80,6 +81,17 @@ void MpiJob::fail(const std::string& reason) noexcept {
   const auto end = Clock::now() + std::chrono::seconds(1);
   for (int done = 0; done == 0 && Clock::now() < end;) {
     MPI_Testall(static_cast<int>(requests.size()), requests.data(), &done, MPI_STATUSES_IGNORE);
+    if (done == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+}
+
+void MpiJob::leave_together() noexcept {
+  std::signal(SIGTERM, SIG_IGN);  // this is the end anyway; the launcher's hurry must not cut the report
+  MPI_Request request = MPI_REQUEST_NULL;
+  if (MPI_Ibarrier(control_, &request) != MPI_SUCCESS) return;
+  const auto end = Clock::now() + std::chrono::seconds(2);
+  for (int done = 0; done == 0 && Clock::now() < end;) {
+    if (MPI_Test(&request, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS) return;
     if (done == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
 }

@@ -23,11 +23,14 @@ class MpiJob {
   /// a rank failed, or the time is up; `what` describes the wait.
   void wait(const std::function<bool()>& ready, const std::string& what);
 
-  /// Tells the others, once, and gives the message a moment to leave. After that MPI is not called any more.
+  /// Tells the others, once, and gives the message a moment to leave.
   void fail(const std::string& reason) noexcept;
+  /// After a failure, when this rank has said what it has to say: waits a little for the others to come as far. The
+  /// launcher ends all ranks as soon as one has ended with an error.
+  void leave_together() noexcept;
   bool failed() const { return failed_; }
-  /// Throws when a rank has failed.
-  void check_alive();
+  /// Throws when a rank has failed; `what` is what this one was doing.
+  void check_alive(const std::string& what);
   MPI_Comm control() const { return control_; }
 
  private:

@@ -44,7 +44,10 @@ class MpiWorld final : public World {
 
   ~MpiWorld() override {
     if (std::uncaught_exceptions() > exceptions_) fail("it ended with an error");
-    if (job_->failed()) return;  // the others may not come any more; mpirun ends what is left
+    if (job_->failed()) {  // MPI_Finalize would wait for ranks that may not come
+      job_->leave_together();
+      return;
+    }
     comm_.reset();
     MPI_Comm control = job_->control();
     MPI_Comm_free(&control);
@@ -57,7 +60,7 @@ class MpiWorld final : public World {
 
   /// By MPI's own algorithms, which need few connections however many ranks there are.
   std::vector<std::string> gather(const std::string& bytes) override {
-    if (job_->failed()) job_->check_alive();
+    if (job_->failed()) job_->check_alive("gather of all ranks");
     const auto ranks = static_cast<size_t>(info_.size);
     const int mine = narrow<int>(static_cast<int64_t>(bytes.size()));
     std::vector<int> sizes(ranks), begins(ranks);

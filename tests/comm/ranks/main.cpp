@@ -66,6 +66,21 @@ void one_sleeps(World& world) {
   world.host_comm().all_reduce(make_tensor(&value, DType::kF32, {}));
 }
 
+void hang(World& world) {
+  const auto recorder = std::make_shared<FlightRecorder>();
+  Mesh mesh;
+  mesh.axes = {{"dp", world.size(), world.rank()}};
+  const auto device = make_cpu_device();
+  MeshComms comms = make_mesh_comms(world, mesh, *device, recorder);
+  const Watchdog watchdog(recorder, world.label(), 1, print_and_exit(recorder, 1.5));
+  recorder->set_phase("iteration 1");
+  float value = 1;
+  comms.find("dp")->all_reduce(make_tensor(&value, DType::kF32, {}));
+  recorder->set_phase("iteration 2");
+  if (world.rank() == 1) std::this_thread::sleep_for(std::chrono::seconds(60));
+  comms.find("dp")->all_reduce(make_tensor(&value, DType::kF32, {}), Reduction::kMax);
+}
+
 void start(World& world) {
   compare_start(world, {{"build", "b1"}, {"configuration", world.rank() == 1 ? "c2" : "c1"}});
 }
@@ -80,6 +95,7 @@ int main(int argc, char** argv) {
       {"mismatch", mismatch},
       {"one_throws", one_throws},
       {"one_sleeps", one_sleeps},
+      {"hang", hang},
       {"start", start},
       {"gather", [](World& w) { say(w, join(w.gather(str_cat("<", w.rank(), ">")), "")); }},
       {"host_comm", [](World& w) { w.host_comm(); }}};
@@ -90,7 +106,7 @@ int main(int argc, char** argv) {
     options.timeout_seconds = scenario->first == "one_sleeps" ? 1 : 60;
     options.join_timeout_seconds = 2;
     const auto world = join_world(detect_launch(process_environment()), options);
-    scenario->second(*world);
+    run_as_rank(*world, [&] { scenario->second(*world); });
   } catch (const Error& error) {
     std::printf("%s\n", str_cat("error: ", error.what()).c_str());
     return static_cast<int>(error.code());
