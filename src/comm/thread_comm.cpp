@@ -33,6 +33,7 @@ struct Group {
         name(std::move(group_name)),
         job(std::move(group_job)),
         calls(static_cast<size_t>(n)),
+        current(static_cast<size_t>(n)),
         scratch(static_cast<size_t>(n)),
         colours(static_cast<size_t>(n)),
         children(static_cast<size_t>(n)) {}
@@ -45,6 +46,7 @@ struct Group {
   int arrived = 0, reading = 0;
   uint64_t generation = 0;
   std::vector<CommCall> calls;
+  std::vector<const CommCall*> current;         ///< what each rank is in, nullptr outside of collectives
   std::vector<std::vector<std::byte>> scratch;  ///< per rank, so that nobody overwrites what others still read
   std::vector<std::pair<int, int>> colours;     ///< colour and key of a split
   std::vector<std::shared_ptr<Group>> children;
@@ -53,10 +55,28 @@ struct Group {
   /// Waits for a change until `ready`; when the job failed, until nobody reads our memory any more, then throws.
   template <typename Ready>
   void wait_until(std::unique_lock<std::mutex>& lock, Ready&& ready) {
+    const auto start = std::chrono::steady_clock::now();
     while (!ready()) {
       if (job->failed() && reading == 0) job->raise();
       changed.wait_for(lock, std::chrono::milliseconds(20));
+      const std::chrono::duration<double> waited = std::chrono::steady_clock::now() - start;
+      if (!job->failed() && waited.count() > job->timeout_seconds()) job->fail(who_is_where());
     }
+  }
+
+  /// Under the lock.
+  std::string who_is_where() const {
+    std::string text =
+        str_cat("communicator ", name, ": the ranks did not come together within ", job->timeout_seconds(), " s:");
+    for (size_t r = 0; r < current.size(); ++r) {
+      text += str_cat("\n  rank ", r, current[r] == nullptr ? " is elsewhere" : " waits in " + describe(*current[r]));
+    }
+    return text;
+  }
+
+  void set_current(int rank, const CommCall* call) {
+    const std::lock_guard lock(mutex);
+    current[static_cast<size_t>(rank)] = call;
   }
 
   /// All ranks arrive. `leaving`: this rank has read what it wanted of the others'; `entering`: it will begin to.
@@ -86,6 +106,39 @@ class ThreadComm final : public Comm {
 
   void run(const CommCall& call) override {
     if (group_->job->failed()) group_->job->raise();
+    if (size() == 1) return run_call(call);
+    struct Here {
+      Here(Group& g, int r, const CommCall& c) : group(g), rank(r) { group.set_current(rank, &c); }
+      ~Here() { group.set_current(rank, nullptr); }
+      Group& group;
+      int rank;
+    } here(*group_, rank_, call);
+    run_call(call);
+  }
+
+  std::unique_ptr<Comm> split(int colour, int key, const std::string& name) override {
+    MEGATRON_CHECK(colour >= 0, "the colour of a split is negative");
+    group_->colours[static_cast<size_t>(rank_)] = {colour, key};
+    group_->barrier(true, false);
+    std::vector<std::pair<int, int>> members;  // key, rank
+    for (int r = 0; r < size(); ++r) {
+      const auto& [other, other_key] = group_->colours[static_cast<size_t>(r)];
+      if (other == colour) members.emplace_back(other_key, r);
+    }
+    std::sort(members.begin(), members.end());
+    const auto first = static_cast<size_t>(members[0].second);
+    if (members[0].second == rank_) {
+      group_->children[first] = std::make_shared<Group>(static_cast<int>(members.size()), name, group_->job);
+    }
+    next_section();
+    const std::shared_ptr<Group> child = group_->children[first];
+    const auto mine = std::find(members.begin(), members.end(), std::pair(key, rank_));
+    group_->barrier(false, true);
+    return std::make_unique<ThreadComm>(child, static_cast<int>(mine - members.begin()));
+  }
+
+ private:
+  void run_call(const CommCall& call) {
     if (call.op == CommOp::kExchange) return exchange_messages(call);
     publish(call);
     std::vector<const std::byte*> blocks;
@@ -126,28 +179,6 @@ class ThreadComm final : public Comm {
     group_->barrier(false, true);
   }
 
-  std::unique_ptr<Comm> split(int colour, int key, const std::string& name) override {
-    MEGATRON_CHECK(colour >= 0, "the colour of a split is negative");
-    group_->colours[static_cast<size_t>(rank_)] = {colour, key};
-    group_->barrier(true, false);
-    std::vector<std::pair<int, int>> members;  // key, rank
-    for (int r = 0; r < size(); ++r) {
-      const auto& [other, other_key] = group_->colours[static_cast<size_t>(r)];
-      if (other == colour) members.emplace_back(other_key, r);
-    }
-    std::sort(members.begin(), members.end());
-    const auto first = static_cast<size_t>(members[0].second);
-    if (members[0].second == rank_) {
-      group_->children[first] = std::make_shared<Group>(static_cast<int>(members.size()), name, group_->job);
-    }
-    next_section();
-    const std::shared_ptr<Group> child = group_->children[first];
-    const auto mine = std::find(members.begin(), members.end(), std::pair(key, rank_));
-    group_->barrier(false, true);
-    return std::make_unique<ThreadComm>(child, static_cast<int>(mine - members.begin()));
-  }
-
- private:
   /// Shows this rank's call to the others, and looks whether all called the same.
   void publish(const CommCall& call) {
     group_->calls[static_cast<size_t>(rank_)] = call;

@@ -15,6 +15,9 @@ namespace megatron {
 /// that one failure ends all ranks.
 class ThreadJob {
  public:
+  explicit ThreadJob(double timeout_seconds = 300) : timeout_seconds_(timeout_seconds) {}
+  /// The longest wait for another rank.
+  double timeout_seconds() const { return timeout_seconds_; }
   /// The first reason stays.
   void fail(const std::string& reason);
   bool failed() const { return failed_; }
@@ -22,13 +25,15 @@ class ThreadJob {
   [[noreturn]] void raise() const;
 
  private:
+  const double timeout_seconds_;
   std::atomic<bool> failed_ = false;
   mutable std::mutex mutex_;
   std::string reason_;
 };
 
 /// Communicators of `size` ranks that share memory; element r belongs to the thread of rank r. Size 1 never waits.
-/// Calls that differ between ranks (operation, type, counts) are refused on all of them with one message.
+/// Calls that differ between ranks (operation, type, counts) are refused on all of them with one message; ranks that do
+/// not come in time are named, with what the others wait in.
 std::vector<std::unique_ptr<Comm>> make_thread_comms(int size, const std::string& name = "world",
                                                      std::shared_ptr<ThreadJob> job = nullptr);
 

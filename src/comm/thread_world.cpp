@@ -27,8 +27,8 @@ class ThreadWorld final : public World {
 
 }  // namespace
 
-std::vector<std::unique_ptr<World>> make_thread_worlds(int size) {
-  const auto job = std::make_shared<ThreadJob>();
+std::vector<std::unique_ptr<World>> make_thread_worlds(int size, double timeout_seconds) {
+  const auto job = std::make_shared<ThreadJob>(timeout_seconds);
   auto comms = make_thread_comms(size, "world", job);
   std::vector<std::unique_ptr<World>> worlds;
   for (int r = 0; r < size; ++r) {
@@ -38,8 +38,8 @@ std::vector<std::unique_ptr<World>> make_thread_worlds(int size) {
   return worlds;
 }
 
-void run_thread_ranks(int size, const std::function<void(World&)>& body) {
-  const auto worlds = make_thread_worlds(size);
+void run_thread_ranks(int size, const std::function<void(World&)>& body, double timeout_seconds) {
+  const auto worlds = make_thread_worlds(size, timeout_seconds);
   std::mutex mutex;
   std::exception_ptr first;
   const auto fail = [&](World& world, const std::string& reason) {

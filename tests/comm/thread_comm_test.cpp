@@ -151,6 +151,24 @@ TEST_CASE("threads: failures reach the communicators that were split off") {
   for (const size_t r : {0, 1, 2}) CHECK(contains(texts[r], "failed: bad data"));
 }
 
+TEST_CASE("threads: ranks that never meet are named after a while") {
+  const std::string text = message_of([&] {
+    run_thread_ranks(
+        3,
+        [&](World& world) {
+          world.barrier();
+          std::vector<float> mine(3);
+          if (world.rank() == 0) world.host_comm().all_reduce(floats(mine));
+          if (world.rank() == 1) world.host_comm().receive(floats(mine), 0);
+        },
+        0.3);
+  });
+  CHECK(
+      text ==
+      "communicator world: the ranks did not come together within 0.3 s:\n  rank 0 waits in all_reduce(sum) of 3 fp32\n"
+      "  rank 1 waits in receive of 3 fp32 from 0\n  rank 2 is elsewhere");
+}
+
 TEST_CASE("threads: different collectives are refused on all ranks with one message") {
   std::vector<std::vector<float>> values(3, std::vector<float>(12));
   const auto texts_of = [&](const std::function<void(Comm&, Tensor)>& odd) {
