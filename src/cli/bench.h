@@ -12,4 +12,7 @@ void add_bench_ops_command(CLI::App& bench);
 /// `megatron bench step`: speed of a configuration's training step.
 void add_bench_step_command(CLI::App& bench);
 
+/// `megatron bench comm`: values and speed of the collectives between the ranks that were started.
+void add_bench_comm_command(CLI::App& bench);
+
 }  // namespace megatron
