@@ -9,7 +9,8 @@
 namespace megatron {
 
 /// The record of a parameter, or of optimizer state of its shape: padding rows of the vocabulary are left out, so that
-/// a checkpoint does not depend on how the tables were padded.
+/// a checkpoint does not depend on how the tables were padded, nor on how a mesh groups the heads: the output
+/// projection of attention is [C, heads * head_dim].
 TensorRecord stored_record(const std::string& name, StateKind kind, DType dtype, const Dims& shape, const Init& init);
 
 /// The rows of a padded tensor that a checkpoint holds: a view of its beginning.

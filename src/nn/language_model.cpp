@@ -59,7 +59,10 @@ void trace_generation(Trace& t, const ModelSpec& model, const ParallelContext& p
   const ModuleContext c{model, parallel, batch};
   const Value x = gather_rows(t, hidden_states(t, c), last);
   Trace::Scope scope(t, "output_layer");
-  t.output("logits", cast(t, linear(t, x, output_weight(t, c)), accumulation_dtype(model.dtype)));
+  const Value w = output_weight(t, c);
+  // Collectives cut dimension 0, which must be the vocabulary where ranks share it.
+  const Value logits = parallel.tp_size() > 1 ? parallel.gather_out(t, linear(t, w, x)) : linear(t, x, w);
+  t.output("logits", cast(t, logits, accumulation_dtype(model.dtype)));
 }
 
 }  // namespace megatron
