@@ -7,6 +7,9 @@
 #include "base/strings.h"
 #include "program/comm.h"
 #include "program/strided.h"
+#ifdef MEGATRON_HAVE_CUDA
+#include "program/elementwise_cuda.h"
+#endif
 
 namespace megatron {
 namespace {
@@ -87,34 +90,21 @@ class CollectiveKind final : public OpKind {
   }
 
   void run_cpu(const RunContext& c) const override {
-    const Tensor &x = c.in(0), &y = c.out(0);
-    std::vector<int64_t> counts;
-    const int64_t whole = kind_ == Collective::kAllGather ? y.shape[0] : x.shape.rank() > 0 ? x.shape[0] : 1;
-    int64_t row = 1;  // a rank may hold no rows at all
-    for (int d = 1; d < x.shape.rank(); ++d) row *= x.shape[d];
-    for (int r = 0; r < c.comm->size(); ++r) counts.push_back(block_of(whole, c.comm->size(), r).size * row);
-    switch (kind_) {
-      case Collective::kAllReduce:
-        copy_strided(x, y);
-        return c.comm->all_reduce(y);
-      case Collective::kReduceScatter:
-        return c.comm->reduce_scatter(x, y, counts.data());
-      case Collective::kAllGather:
-        return c.comm->all_gather(x, y, counts.data());
-      case Collective::kSlice: {
-        Tensor part = x;
-        part.shape = y.shape;
-        part.data = static_cast<std::byte*>(x.data) +
-                    block_of(whole, c.comm->size(), c.comm->rank()).begin * x.strides[0] * size_of(x.dtype);
-        return copy_strided(part, y);
-      }
-      case Collective::kEnter:
-        return;
-    }
+    if (kind_ == Collective::kSlice) return copy_strided(own_block(c), c.out(0));
+    communicate(c);
   }
 
+#ifdef MEGATRON_HAVE_CUDA
+  void run_cuda(const RunContext& c) const override {
+    if (kind_ == Collective::kSlice) return copy_strided_cuda(own_block(c), c.out(0), c.stream);
+    communicate(c);
+  }
+#endif
+
  private:
-  bool moves_blocks() const { return kind_ != Collective::kAllReduce && kind_ != Collective::kEnter; }
+  bool moves_blocks() const {
+    return kind_ != Collective::kAllReduce && kind_ != Collective::kEnter;
+  }
 
   /// Blocks of an inner (earlier) mesh axis lie inside those of an outer one, so only the innermost shard of dimension
   /// 0 can be made or undone by itself.
@@ -127,6 +117,27 @@ class CollectiveKind final : public OpKind {
           str_cat("dimension 0 is also sharded over ", name, ", whose blocks lie inside those of ", axis_),
           str_cat("gather over ", name, " first")};
     }
+  }
+
+  void communicate(const RunContext& c) const {
+    const Tensor &x = c.in(0), &y = c.out(0);
+    if (kind_ == Collective::kAllReduce) return c.comm->all_reduce(x, y, Reduction::kSum, c.stream);
+    const Dims& whole = kind_ == Collective::kAllGather ? y.shape : x.shape;
+    int64_t row = 1;  // a rank may hold no rows at all
+    for (int d = 1; d < whole.rank(); ++d) row *= whole[d];
+    std::vector<int64_t> counts;
+    for (int r = 0; r < c.comm->size(); ++r) counts.push_back(block_of(whole[0], c.comm->size(), r).size * row);
+    if (kind_ == Collective::kAllGather) return c.comm->all_gather(x, y, counts.data(), c.stream);
+    c.comm->reduce_scatter(x, y, counts.data(), c.stream);
+  }
+
+  /// The part of a replicated operand that slice keeps here.
+  static Tensor own_block(const RunContext& c) {
+    Tensor part = c.in(0);
+    const Block block = block_of(part.shape[0], c.comm->size(), c.comm->rank());
+    part.data = static_cast<std::byte*>(part.data) + block.begin * part.strides[0] * size_of(part.dtype);
+    part.shape[0] = block.size;
+    return part;
   }
 
   AxisPlacement operand_placement() const {

@@ -1,15 +1,35 @@
 // Ranks as threads of one process: how parallel code is tested, and the communicator of a single rank.
 #pragma once
 
+#include <atomic>
 #include <memory>
+#include <mutex>
+#include <string>
 #include <vector>
 
 #include "program/comm.h"
 
 namespace megatron {
 
-/// Communicators of `size` ranks that share memory; element r belongs to the thread of rank r. Sums run in rank order
-/// on every rank, so results are deterministic and equal everywhere. Size 1 never waits.
-std::vector<std::unique_ptr<Comm>> make_thread_comms(int size);
+/// Whether a rank of a job of threads has failed, and why. Every wait of every communicator of the job looks at it, so
+/// that one failure ends all ranks.
+class ThreadJob {
+ public:
+  /// The first reason stays.
+  void fail(const std::string& reason);
+  bool failed() const { return failed_; }
+  /// DeviceError with the reason.
+  [[noreturn]] void raise() const;
+
+ private:
+  std::atomic<bool> failed_ = false;
+  mutable std::mutex mutex_;
+  std::string reason_;
+};
+
+/// Communicators of `size` ranks that share memory; element r belongs to the thread of rank r. Size 1 never waits.
+/// Calls that differ between ranks (operation, type, counts) are refused on all of them with one message.
+std::vector<std::unique_ptr<Comm>> make_thread_comms(int size, const std::string& name = "world",
+                                                     std::shared_ptr<ThreadJob> job = nullptr);
 
 }  // namespace megatron
