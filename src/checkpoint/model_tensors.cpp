@@ -1,5 +1,9 @@
 #include "checkpoint/model_tensors.h"
 
+#include <algorithm>
+
+#include "base/check.h"
+
 namespace megatron {
 namespace {
 
@@ -19,6 +23,22 @@ Dims merged_heads(const std::string& name, const Dims& shape) {
 TensorRecord stored_record(const std::string& name, StateKind kind, DType dtype, const Dims& shape, const Init& init) {
   const Dims stored = merged_heads(name, valid_shape(shape, init));
   return {name, kind, dtype, {stored.begin(), stored.end()}};
+}
+
+Box stored_box(const std::string& name, const Dims& shape, const Init& init, const LocalBox& local) {
+  Dims offset = local.origin, extent = local.extent;
+  const Dims valid = valid_shape(shape, init);
+  if (shape.rank() > 0) {
+    offset[0] = std::min(offset[0], valid[0]);
+    extent[0] = std::clamp<int64_t>(valid[0] - offset[0], 0, extent[0]);
+  }
+  if (merged_heads(name, shape).rank() < shape.rank()) {  // cut by groups: a run of whole groups stays a run
+    const int64_t group = shape[2] * shape[3];
+    MEGATRON_CHECK(extent[2] * extent[3] == group, name + " is cut inside a group of heads");
+    offset = Dims{offset[0], offset[1] * group};
+    extent = Dims{extent[0], extent[1] * group};
+  }
+  return {{offset.begin(), offset.end()}, {extent.begin(), extent.end()}};
 }
 
 Tensor stored_rows(const Tensor& tensor, const Init& init) {

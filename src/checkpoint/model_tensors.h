@@ -13,6 +13,10 @@ namespace megatron {
 /// projection of attention is [C, heads * head_dim].
 TensorRecord stored_record(const std::string& name, StateKind kind, DType dtype, const Dims& shape, const Init& init);
 
+/// Where a rank's part of a parameter of `shape`, or of optimizer state of its shape, lies in the stored tensor;
+/// extents of 0 where it is padding alone. The part is the beginning of the rank's (contiguous) memory.
+Box stored_box(const std::string& name, const Dims& shape, const Init& init, const LocalBox& local);
+
 /// The rows of a padded tensor that a checkpoint holds: a view of its beginning.
 Tensor stored_rows(const Tensor& tensor, const Init& init);
 
