@@ -2,79 +2,10 @@
 #include "tests/parallel/mesh_train.h"
 
 #include "tests/catch.h"
+#include "tests/parallel/models.h"
 
 namespace megatron::testing {
 namespace {
-
-/// LLaMA's shape with sizes that 2 and 4 divide.
-TrainSetup llama() {
-  TrainSetup setup;
-  ModelSpec& spec = setup.spec;
-  spec.hidden_size = 8;
-  spec.vocab_size = 19;
-  spec.padded_vocab_size = 24;
-  spec.seq_length = 8;
-  spec.max_positions = 8;
-  spec.tied = false;
-  spec.dtype = DType::kF64;
-  spec.init_std = spec.output_init_std = spec.embedding_init_std = 0.3;
-  LayerSpec layer;
-  layer.norm.kind = NormSpec::Kind::kRmsNorm;
-  layer.attention.heads = 8;
-  layer.attention.groups = 4;
-  layer.attention.head_dim = 4;
-  layer.attention.softmax_scale = 0.5;
-  layer.attention.rope.emplace().head_dim = 4;
-  layer.mlp = {12, ActivationKind::kSilu, true, false};
-  spec.layers = {layer, layer};
-  spec.final_norm = layer.norm;
-  setup.optimizer.clip_grad = 0.5;
-  return setup;
-}
-
-/// GPT-2's shape with dropout everywhere: tied embeddings, learned positions, biases.
-TrainSetup gpt2() {
-  TrainSetup setup = llama();
-  ModelSpec& spec = setup.spec;
-  spec.tied = true;
-  spec.learned_positions = true;
-  spec.final_norm.kind = NormSpec::Kind::kLayerNorm;
-  spec.embedding_dropout = 0.1;
-  for (LayerSpec& layer : spec.layers) {
-    layer.norm.kind = NormSpec::Kind::kLayerNorm;
-    layer.attention.heads = layer.attention.groups = 4;
-    layer.attention.qkv_bias = layer.attention.out_bias = true;
-    layer.attention.rope.reset();
-    layer.attention.dropout = 0.2;
-    layer.mlp = {12, ActivationKind::kGeluTanh, false, true};
-    layer.hidden_dropout = 0.15;
-  }
-  return setup;
-}
-
-/// Nothing divides: vocabulary, heads, groups, MLP, sequence, samples; QK norms, packed documents, a window.
-TrainSetup awkward() {
-  TrainSetup setup = llama();
-  ModelSpec& spec = setup.spec;
-  spec.hidden_size = 10;
-  spec.vocab_size = 13;
-  spec.padded_vocab_size = 13;
-  spec.seq_length = 7;
-  for (LayerSpec& layer : spec.layers) {
-    layer.attention.heads = 10;
-    layer.attention.groups = 5;
-    layer.attention.qk_norm = true;
-    layer.attention.qkv_bias = true;
-    layer.mlp.ffn_hidden_size = 11;
-  }
-  spec.layers[1].attention.window_left = 2;
-  spec.layers[1].attention.window_right = 0;
-  spec.layers[1].attention.dropout = 0.3;
-  spec.layers[1].hidden_dropout = 0.2;
-  setup.attention_starts = true;
-  setup.micro_batch = 3;
-  return setup;
-}
 
 struct Layout {
   AxisSizes sizes;
@@ -109,19 +40,19 @@ void check_gradients(const TrainSetup& setup, const std::vector<Layout>& layouts
 
 TEST_CASE("first step: gradients and norm on any mesh equal one rank") {
   SECTION("llama") {
-    check_gradients(llama(), kLayouts);
+    check_gradients(llama_setup(), kLayouts);
   }
   SECTION("gpt2 with dropout") {
-    check_gradients(gpt2(), kLayouts);
+    check_gradients(gpt2_setup(), kLayouts);
   }
   SECTION("nothing divides") {
-    check_gradients(awkward(), kLayouts);
+    check_gradients(awkward_setup(), kLayouts);
   }
 }
 
 TEST_CASE("fewer key-value groups than tensor ranks") {
   for (int64_t groups : {1, 2}) {
-    TrainSetup setup = awkward();
+    TrainSetup setup = awkward_setup();
     for (LayerSpec& layer : setup.spec.layers) {
       layer.attention.heads = 12;
       layer.attention.groups = groups;
@@ -136,7 +67,7 @@ TEST_CASE("fewer key-value groups than tensor ranks") {
 }
 
 TEST_CASE("20 steps with clipping and accumulation equal one rank") {
-  for (const TrainSetup& base : {llama(), gpt2(), awkward()}) {
+  for (const TrainSetup& base : {llama_setup(), gpt2_setup(), awkward_setup()}) {
     TrainSetup setup = base;
     setup.steps = 20;
     const TrainResult one = train_on(setup, {}, false);

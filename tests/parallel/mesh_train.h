@@ -23,8 +23,10 @@ struct TrainSetup {
   bool attention_starts = false;
   OptimizerConfig optimizer;
   double learning_rate = 0.01;
-  /// Changes the forward and backward before it is packed (faults, recomputation).
+  /// Changes the forward and backward before it is packed (recomputation).
   std::function<void(Program&)> change = [](Program&) {};
+  /// Makes the training program in another way (faults).
+  std::function<Program(const Mesh&)> trace;
 };
 
 struct TrainResult {
@@ -34,6 +36,7 @@ struct TrainResult {
 };
 
 inline Program loss_program(const TrainSetup& setup, const Mesh& mesh, bool sequence_parallel) {
+  if (setup.trace) return setup.trace(mesh);
   Program program;
   program.name = "train";
   program.mesh = mesh;
