@@ -40,6 +40,7 @@ void trace_loss(Trace& t, const ModelSpec& model, const ParallelContext& paralle
   if (options.attention_starts) batch.starts = t.input(inputs::kStarts, DType::kI32, {S, B}, parallel.tokens(), 1);
   if (options.training && uses_dropout(model)) {
     batch.token_index = t.input(inputs::kTokenIndex, DType::kI32, {S, B}, parallel.tokens(), 1);
+    batch.stream_index = parallel.to_stream(t, batch.token_index);
     batch.samples = t.input(inputs::kSamples, DType::kI64, {B}, parallel.samples(), 0);
     batch.step = t.input(inputs::kStep, DType::kI64, {}, parallel.replicated());
   }

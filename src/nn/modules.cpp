@@ -45,7 +45,7 @@ DropoutKey dropout_key_for(Trace& t, const ModuleContext& c, const std::string& 
   key.name = t.path(name);
   key.step = c.batch.step;
   key.sample = c.batch.samples;
-  key.position = c.parallel.to_stream(t, c.batch.token_index);
+  key.position = c.batch.stream_index;
   return key;
 }
 

@@ -51,4 +51,9 @@ Value reduce_partial(Trace& t, Value x) {
   return x;
 }
 
+bool is_gathered(const Program& program, ValueId v) {
+  const OpId producer = program.value(v).producer;
+  return producer != kNone && program.op(producer).kind->name() == "all_gather";
+}
+
 }  // namespace megatron

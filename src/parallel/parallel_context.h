@@ -46,4 +46,8 @@ class ParallelContext {
 /// per step. x itself where it is partial over none.
 Value reduce_partial(Trace& t, Value x);
 
+/// True for what an all_gather made: with recompute(), sequence parallelism keeps this rank's tokens alone and gathers
+/// the inputs of column-parallel layers again in the backward (Korthikanti et al., arXiv:2205.05198, section 4.2.2).
+bool is_gathered(const Program& program, ValueId v);
+
 }  // namespace megatron

@@ -205,7 +205,7 @@ TEST_CASE("whole models: a slice of the wrong rank is caught by the comparison w
     CHECK(model_difference(train_on(changed, {{"tp", 2}}, true).first_gradients, one.first_gradients) > 1e-4);
     ++planted;
   }
-  CHECK(planted >= 3);
+  CHECK(planted == 2);  // the index of dropout, and positions
 }
 
 TEST_CASE("checkpoint boxes of all ranks cover every tensor once") {

@@ -83,4 +83,69 @@ TEST_CASE("20 steps with clipping and accumulation equal one rank") {
   }
 }
 
+TEST_CASE("padding alone on the last ranks, and more ranks than heads, channels and ids") {
+  check_gradients(padded_setup(), {{{{"tp", 4}}, true}, {{{"tp", 3}}, false}});
+  TrainSetup tiny = awkward_setup();
+  tiny.spec.vocab_size = tiny.spec.padded_vocab_size = 4;
+  for (LayerSpec& layer : tiny.spec.layers) {
+    layer.attention.heads = 3;
+    layer.attention.groups = 1;
+    layer.mlp.ffn_hidden_size = 3;
+  }
+  check_gradients(tiny, {{{{"tp", 5}}, false}, {{{"tp", 5}}, true}, {{{"tp", 2}, {"dp", 4}}, true}});
+}
+
+TEST_CASE("recomputation on meshes changes nothing, and gathering again keeps less") {
+  for (const TrainSetup& base : {gpt2_setup(), shared_groups_setup()}) {
+    const TrainResult one = train_on(base, {}, false);
+    TrainSetup all = base, gathered = base;
+    all.change = [](Program& program) { recompute(program, [](const Program&, ValueId) { return true; }); };
+    gathered.change = [](Program& program) { CHECK(recompute(program, is_gathered) > 0); };
+    for (const TrainSetup* setup : {&all, &gathered}) {
+      const TrainResult many = train_on(*setup, {{"tp", 4}, {"dp", 2}}, true);
+      CHECK(model_difference(many.first_gradients, one.first_gradients) < 1e-12);
+      CHECK(relative_difference(many.losses, one.losses) < 1e-12);
+    }
+    const Mesh mesh = meshes_of({{"tp", 4}})[0];
+    CHECK(pack(loss_program(gathered, mesh, true)).arena_bytes() < pack(loss_program(base, mesh, true)).arena_bytes());
+  }
+}
+
+TEST_CASE("two runs on a mesh give the same bits") {
+  TrainSetup setup = awkward_setup();
+  setup.steps = 3;
+  const AxisSizes sizes = {{"tp", 3}, {"dp", 2}};
+  const TrainResult a = train_on(setup, sizes, true), b = train_on(setup, sizes, true);
+  CHECK(a.losses == b.losses);
+  CHECK(a.norms == b.norms);
+  CHECK(a.first_gradients == b.first_gradients);
+  CHECK(a.parameters == b.parameters);
+}
+
+TEST_CASE("other types and the other optimizer") {
+  TrainSetup single = gpt2_setup();
+  single.spec.dtype = DType::kF32;
+  single.steps = 20;
+  const TrainResult one = train_on(single, {}, false), many = train_on(single, {{"tp", 2}, {"dp", 2}}, true);
+  CHECK(model_difference(many.first_gradients, one.first_gradients) < 1e-5);
+  CHECK(relative_difference(many.losses, one.losses) < 1e-4);
+
+  TrainSetup half = llama_setup();  // 16 bits: with fp32 master copies
+  half.spec.dtype = DType::kBF16;
+  half.steps = 10;
+  CHECK(relative_difference(train_on(half, {{"tp", 4}}, true).losses, train_on(half, {}, false).losses) < 0.02);
+
+  TrainSetup sgd = llama_setup();
+  sgd.optimizer.optimizer = "sgd";
+  sgd.steps = 5;
+  const TrainResult alone = train_on(sgd, {}, false), spread = train_on(sgd, {{"tp", 3}}, true);
+  CHECK(relative_difference(spread.losses, alone.losses) < 1e-12);
+  CHECK(model_difference(spread.parameters, alone.parameters) < 1e-12);
+}
+
+TEST_CASE("losses are sums over data-parallel ranks") {
+  const Program program = loss_program(llama_setup(), meshes_of({{"tp", 2}, {"dp", 2}})[0], true);
+  CHECK(to_string(program.value(program.by_name.at(kLossSum)).placement, program.mesh) == "dp:P");
+}
+
 }  // namespace megatron::testing
