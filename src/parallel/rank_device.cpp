@@ -1,16 +1,41 @@
 #include "parallel/rank_device.h"
 
 #include <algorithm>
+#include <map>
 #include <thread>
+#include <utility>
 
 #include "base/check.h"
 #include "base/error.h"
+#include "base/strings.h"
+#ifdef MEGATRON_HAVE_CUDA
+#include "device/gpu_id.h"
+#endif
 
 namespace megatron {
+namespace {
 
-int cpu_threads(const RunConfig& run) {
+std::string pack(const GpuView& view) {
+  return str_cat(view.host, "\n", view.local_rank, "\n", view.wanted, "\n", join(view.gpus, ","));
+}
+
+GpuView unpack(const std::string& text) {
+  const std::vector<std::string> lines = split(text, '\n');
+  MEGATRON_CHECK(lines.size() == 4, "a rank described its GPUs otherwise");
+  GpuView view{lines[0], std::stoi(lines[1]), lines[2] == "1", {}};
+  if (!lines[3].empty()) view.gpus = split(lines[3], ',');
+  return view;
+}
+
+size_t index_of(const GpuView& view) {
+  return view.gpus.size() == 1 ? 0 : static_cast<size_t>(view.local_rank);
+}
+
+}  // namespace
+
+int cpu_threads(const RunConfig& run, int local_size) {
   if (run.cpu_threads > 0) return narrow<int>(run.cpu_threads);
-  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()) / local_size);
 }
 
 DeviceKind device_kind(const RunConfig& run) {
@@ -30,6 +55,54 @@ std::unique_ptr<Device> make_device(const RunConfig& run) {
   if (device_kind(run) == DeviceKind::kCuda) return make_cuda_device(0);
 #endif
   return device_kind(run) == DeviceKind::kCpu ? make_cpu_device() : nullptr;
+}
+
+int choose_gpu(const std::vector<GpuView>& ranks, int rank) {
+  const auto name = [&](size_t r) { return str_cat("rank ", r, " (", ranks[r].host, ")"); };
+  std::map<std::pair<std::string, std::string>, size_t> owners;  // by host and PCI address
+  for (size_t r = 0; r < ranks.size(); ++r) {
+    const GpuView& view = ranks[r];
+    if (view.wanted != ranks[0].wanted) {
+      throw DeviceError(str_cat("run.device: ", name(r), view.wanted ? " has" : " has no", " GPU, rank 0 (",
+                                ranks[0].host, ")", view.wanted ? " has none" : " has one",
+                                "; name the device: run.device: cuda or cpu"));
+    }
+    if (!view.wanted) continue;
+    const auto ranks_here =
+        std::count_if(ranks.begin(), ranks.end(), [&](const GpuView& v) { return v.host == view.host; });
+    const std::string remedy = str_cat("; start at most ", std::max<size_t>(1, view.gpus.size()),
+                                       " ranks on this host, or show every rank a GPU of its own");
+    if (index_of(view) >= view.gpus.size()) {
+      throw DeviceError(str_cat("run.device: cuda: ", view.host, " runs ", ranks_here, " ranks, but ", name(r),
+                                " sees ", view.gpus.size(), view.gpus.size() == 1 ? " GPU" : " GPUs", remedy));
+    }
+    const std::string& address = view.gpus[index_of(view)];
+    const auto [owner, is_new] = owners.emplace(std::pair(view.host, address), r);
+    if (!is_new) {
+      throw DeviceError(
+          str_cat("run.device: cuda: ", name(owner->second), " and ", name(r), " would share GPU ", address, remedy));
+    }
+  }
+  const GpuView& mine = ranks[static_cast<size_t>(rank)];
+  return mine.wanted ? static_cast<int>(index_of(mine)) : -1;
+}
+
+std::unique_ptr<Device> make_device(const RunConfig& run, World& world) {
+  GpuView mine;
+  mine.host = world.info().host;
+  mine.local_rank = world.info().local_rank;
+  mine.wanted = device_kind(run) == DeviceKind::kCuda;
+#ifdef MEGATRON_HAVE_CUDA
+  if (mine.wanted) mine.gpus = visible_gpus();
+#endif
+  std::vector<GpuView> ranks;
+  for (const std::string& text : world.gather(pack(mine))) ranks.push_back(unpack(text));
+  const int gpu = choose_gpu(ranks, world.rank());
+#ifdef MEGATRON_HAVE_CUDA
+  if (gpu >= 0) return make_cuda_device(gpu);
+#endif
+  MEGATRON_CHECK(gpu < 0, "a GPU in a build without CUDA");
+  return make_cpu_device();
 }
 
 }  // namespace megatron

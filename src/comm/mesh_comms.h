@@ -1,0 +1,37 @@
+// One communicator per mesh axis.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+
+#include "comm/world.h"
+#include "device/device.h"
+#include "tensor/placement.h"
+
+namespace megatron {
+
+/// Communicators of one rank. Those by axis are what Executor::Options::comms takes.
+struct MeshComms {
+  std::unique_ptr<Comm> owned_world;                     ///< on GPUs; on the CPU the world's own
+  Comm* world = nullptr;                                 ///< all ranks
+  std::map<std::string, std::unique_ptr<Comm>> by_name;  ///< "tp", "cp", "dp", "pp", and "dp-cp" where both are there
+
+  /// nullptr for an axis of one rank.
+  Comm* find(const std::string& name) const;
+  std::map<std::string, Comm*> axes(const Mesh& mesh) const;
+};
+
+/// `mesh` is this rank's, with the axes of more than one rank, first axis fastest: the product of their sizes is the
+/// world's size, and the coordinates are those of the rank. "dp-cp" holds the ranks that share parameters, cp fastest:
+/// a gradient that is partial over both is summed in one call. A collective call. `device` decides between the world's
+/// host communicator and NCCL.
+MeshComms make_mesh_comms(World& world, const Mesh& mesh, const Device& device);
+
+/// Ranks of this rank's group along `axes` (names), in the group's order.
+std::vector<int> group_of(const Mesh& mesh, const std::vector<std::string>& axes);
+
+/// A communicator of all ranks for tensors on `device`. DeviceError: no transport for it.
+std::unique_ptr<Comm> make_nccl_comm(World& world, const std::string& name);
+
+}  // namespace megatron

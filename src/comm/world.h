@@ -1,0 +1,52 @@
+// All ranks of a run as one of them sees it: who it is, and the few words that ranks exchange outside of programs (to
+// find each other, to compare what they were started with, to agree on stopping).
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "program/comm.h"
+
+namespace megatron {
+
+struct RankInfo {
+  int rank = 0, size = 1;
+  int local_rank = 0, local_size = 1;  ///< among the ranks of this host
+  std::string host;
+  std::string launcher;  ///< how the ranks found each other, for people: "mpirun", "slurm, tcp to node01:20123"
+};
+
+class World {
+ public:
+  virtual ~World() = default;
+  virtual const RankInfo& info() const = 0;
+  /// Everybody's bytes, by rank; a collective call. DeviceError: a rank failed or did not come in time.
+  virtual std::vector<std::string> gather(const std::string& bytes) = 0;
+  /// All ranks, for tensors in host memory. DeviceError where there is no transport for them (ranks without MPI).
+  virtual Comm& host_comm() = 0;
+  /// Tells the other ranks that this one ends, and why: what they wait for throws DeviceError. A world that is
+  /// destroyed by an exception does so by itself.
+  virtual void fail(const std::string& reason) noexcept = 0;
+
+  int rank() const { return info().rank; }
+  int size() const { return info().size; }
+  /// "rank 3 (node07)".
+  std::string label() const;
+  void barrier() { gather(""); }
+};
+
+struct WorldOptions {
+  double join_timeout_seconds = 300;  ///< for ranks to find each other
+  double timeout_seconds = 600;       ///< for a single call
+};
+
+/// The world of a process that is alone.
+std::unique_ptr<World> make_single_world();
+
+std::string this_host();
+
+/// World::gather for worlds that have a host communicator.
+std::vector<std::string> gather_over(Comm& comm, const std::string& bytes);
+
+}  // namespace megatron

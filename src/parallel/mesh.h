@@ -1,0 +1,28 @@
+// The mesh of a run, from section `parallel` and the number of ranks.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "config/config.h"
+#include "tensor/placement.h"
+
+namespace megatron {
+
+/// All axes of the mesh of `rank`, in Megatron's order tp, cp, ep, dp, pp (first fastest), sizes of 1 included; ep is 1
+/// here, since experts have a mesh of their own over the same ranks. dp = world / (tp * cp * pp). UsageError, naming
+/// the keys, when that does not divide.
+Mesh full_mesh(const ParallelConfig& parallel, int64_t world_size, int64_t rank);
+
+/// The same without the axes of one rank: what modules and communicators take.
+Mesh make_mesh(const ParallelConfig& parallel, int64_t world_size, int64_t rank);
+
+/// The mesh of the experts over the same ranks: etp, ep, edp, pp; edp = world / (etp * ep * pp). Its pipeline groups
+/// are those of full_mesh(). UsageError when that does not divide.
+Mesh full_expert_mesh(const ParallelConfig& parallel, int64_t world_size, int64_t rank);
+
+/// All groups along `axes` (names) of a mesh with these sizes; the order of the groups and of the ranks in them is
+/// Megatron's.
+std::vector<std::vector<int>> groups_of(const Mesh& mesh, const std::vector<std::string>& axes);
+
+}  // namespace megatron
