@@ -21,7 +21,9 @@ const std::vector<Layout> kLayouts = {{{{"tp", 2}}, false},
                                       {{{"dp", 2}}, false},
                                       {{{"tp", 2}, {"dp", 2}}, false},
                                       {{{"tp", 2}, {"dp", 2}}, true},
-                                      {{{"tp", 2}, {"dp", 3}}, true}};
+                                      {{{"tp", 2}, {"dp", 3}}, true},
+                                      {{{"dp", 4}}, false},
+                                      {{{"tp", 2}, {"dp", 4}}, true}};
 
 /// DESIGN's measure: gradients of the whole model at the first step.
 void check_gradients(const TrainSetup& setup, const std::vector<Layout>& layouts) {
@@ -141,6 +143,39 @@ TEST_CASE("other types and the other optimizer") {
   const TrainResult alone = train_on(sgd, {}, false), spread = train_on(sgd, {{"tp", 3}}, true);
   CHECK(relative_difference(spread.losses, alone.losses) < 1e-12);
   CHECK(model_difference(spread.parameters, alone.parameters) < 1e-12);
+}
+
+TEST_CASE("evaluation on meshes equals one rank") {
+  const auto loss_on = [](const TrainSetup& setup, const AxisSizes& sizes, bool sequence_parallel) {
+    MeshRun run(sizes);
+    run.add("eval", [&](const Mesh& mesh) {
+      Program program;
+      program.name = "eval";
+      program.mesh = mesh;
+      Trace t(program, false);
+      trace_loss(t, setup.spec, ParallelContext(mesh, sequence_parallel),
+                 {.micro_batch_size = setup.micro_batch, .training = false});
+      remove_dead_ops(program);
+      return program;
+    });
+    ThreadPool pool(1);
+    for (size_t r = 0; r < run.size(); ++r) initialize_parameters(run.program("eval", r), run.store(r), 17, pool);
+    for (const char* name : {inputs::kTokens, inputs::kLabels})
+      run.fill("eval", name, [&](int64_t i) { return static_cast<double>((i * 7 + i / 3) % setup.spec.vocab_size); });
+    run.fill("eval", inputs::kWeights, [](int64_t i) { return i % 3 == 0 ? 0.0 : 1.0; });
+    run.fill("eval", inputs::kPositions, [&](int64_t i) { return static_cast<double>(i / setup.micro_batch); });
+    run.fill("eval", inputs::kSeed, [](int64_t) { return 0.0; });
+    run.run("eval", {Phase::kForward});
+    return run.global("eval", kLossSum);
+  };
+  for (const TrainSetup& setup : {gpt2_setup(), awkward_setup(), shared_groups_setup()}) {
+    const Numbers one = loss_on(setup, {}, false);
+    CHECK(one[0] > 1);
+    for (const Layout& layout : kLayouts) {
+      INFO(name_of(layout.sizes, layout.sequence_parallel));
+      CHECK(relative_difference(loss_on(setup, layout.sizes, layout.sequence_parallel), one) < 1e-12);
+    }
+  }
 }
 
 TEST_CASE("losses are sums over data-parallel ranks") {
