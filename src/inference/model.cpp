@@ -57,7 +57,7 @@ InferenceModel::InferenceModel(const std::string& load, std::optional<int64_t> s
       config_(open_config(reader_, world_.parallel)),
       tokenizer_(open_tokenizer(reader_, config_)),
       spec_(make_model_spec(config_, config_.model.vocab_size.value_or(tokenizer_->vocab_size()))),
-      device_(make_device(run)),
+      device_(world_.device ? world_.device : make_device(run)),
       pool_(std::make_unique<ThreadPool>(cpu_threads(run))) {
   verify_blas();
 }

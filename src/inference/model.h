@@ -21,6 +21,7 @@ namespace megatron {
 struct InferenceWorld {
   ParallelContext parallel;
   std::map<std::string, Comm*> comms;  ///< by mesh axis; must outlive the model
+  std::shared_ptr<Device> device;      ///< that `comms` were made for; null: what run.device names
 };
 
 /// Configuration, tokenizer and weights of one checkpoint. The tokenizer comes from the checkpoint's own files.
@@ -49,7 +50,7 @@ class InferenceModel {
   Config config_;
   std::unique_ptr<Tokenizer> tokenizer_;
   ModelSpec spec_;
-  std::unique_ptr<Device> device_;
+  std::shared_ptr<Device> device_;
   std::unique_ptr<ThreadPool> pool_;
 };
 
