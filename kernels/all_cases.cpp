@@ -15,6 +15,7 @@
 #include "kernels/rmsnorm/cases.h"
 #include "kernels/rope/cases.h"
 #include "kernels/sgd/cases.h"
+#include "kernels/spread_groups/cases.h"
 
 namespace megatron {
 
@@ -39,6 +40,7 @@ std::vector<OpCases> all_op_cases() {
       {"rmsnorm", rmsnorm_cases()},
       {"rope", rope_cases()},
       {"sgd", sgd_cases()},
+      {"spread_groups", spread_groups_cases()},
       {"sum_of_squares", sum_of_squares_cases()},
   };
 }

@@ -75,6 +75,8 @@ class LmHeadLoss final : public OpKind {
     const double tokens = static_cast<double>(c.in(kLabels).numel());
     // Logits, dx and dw: an evaluation, which leaves out the last two, is not told apart here.
     cost.flops = 3 * 2 * tokens * static_cast<double>(c.in(kW).numel());
+    // Maximum, sum and target of every token.
+    if (!shards_.axis.empty()) cost.wire_bytes = 3 * tokens * static_cast<double>(size_of(c.in(kSeed).dtype));
     return cost;
   }
   int64_t workspace(const RunContext& c, DeviceKind device) const override {

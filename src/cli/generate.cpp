@@ -8,7 +8,12 @@
 #include "base/log.h"
 #include "base/strings.h"
 #include "cli/commands.h"
+#include "comm/launch.h"
+#include "comm/mesh_comms.h"
+#include "comm/start_check.h"
 #include "inference/generator.h"
+#include "parallel/mesh.h"
+#include "parallel/rank_device.h"
 
 namespace megatron {
 namespace {
@@ -34,6 +39,23 @@ std::vector<std::string> read_prompts(const std::string& path) {
   return prompts;
 }
 
+/// The ranks that were started share the model: all of them are tensor ranks. Members die in the reverse order.
+struct Ranks {
+  std::unique_ptr<World> world = join_world(detect_launch(process_environment()));
+  MeshComms comms;
+
+  InferenceWorld join(RunConfig& run) {
+    compare_start(*world, {{"build", build_identity()}});
+    run.cpu_threads = cpu_threads(run, world->info().local_size);
+    ParallelConfig parallel;
+    parallel.tensor_model_parallel_size = world->size();
+    const Mesh mesh = make_mesh(parallel, world->size(), world->rank());
+    std::shared_ptr<Device> device = make_device(run, *world);
+    comms = make_mesh_comms(*world, mesh, *device);
+    return {ParallelContext(mesh, false), comms.axes(mesh), std::move(device)};
+  }
+};
+
 void run_generate(GenerateCommand& command) {
   std::vector<std::string> texts = command.prompts;
   if (!command.prompts_file.empty()) texts = read_prompts(command.prompts_file);
@@ -43,20 +65,24 @@ void run_generate(GenerateCommand& command) {
   RunConfig run;
   run.device = command.device;
   run.cpu_threads = command.threads;
-  InferenceModel model(command.load, command.step, run);
+  Ranks ranks;
+  const bool speaks = ranks.world->rank() == 0;
+  if (!speaks) set_log_level(LogLevel::kWarn);
+  InferenceModel model(command.load, command.step, run, ranks.join(run));
   log_info("model of " + model.folder());
   std::vector<std::vector<TokenId>> prompts;
   for (const std::string& text : texts) prompts.push_back(model.tokenizer().encode(text));
   // A single prompt streams; several would mix, so each is printed whole.
   const bool streams = prompts.size() == 1;
-  if (streams && !command.no_echo) std::printf("%s", texts[0].c_str());
+  if (speaks && streams && !command.no_echo) std::printf("%s", texts[0].c_str());
   const TextSink sink = [&](int64_t, const std::string& text) {
-    if (!streams) return;
+    if (!streams || !speaks) return;
     std::fwrite(text.data(), 1, text.size(), stdout);
     std::fflush(stdout);
   };
   GenerateStats stats;
   const std::vector<Generation> results = generate(model, prompts, command.options, sink, &stats);
+  if (!speaks) return;
   if (streams) std::printf("\n");
   for (size_t i = 0; i < results.size() && !streams; ++i) {
     std::printf("=== %zu\n%s%s\n", i + 1, command.no_echo ? "" : texts[i].c_str(), results[i].text.c_str());
@@ -70,7 +96,8 @@ void run_generate(GenerateCommand& command) {
 }  // namespace
 
 void add_generate_command(CLI::App& app) {
-  CLI::App* command = app.add_subcommand("generate", "Generate text from a checkpoint");
+  CLI::App* command =
+      app.add_subcommand("generate", "Generate text from a checkpoint; started by mpirun, the ranks share the model");
   auto g = std::make_shared<GenerateCommand>();
   command
       ->add_option("--load", g->load,

@@ -30,6 +30,7 @@ class Runner {
     auto arena = std::make_shared<Buffer>(model.device(), std::max(prefill.arena_bytes(), decode.arena_bytes()));
     Executor::Options options;
     options.pool = &model.pool();
+    options.comms = model.world().comms;
     model.load_parameters(decode.program, store_);
     prefill_ = std::make_unique<Executor>(std::move(prefill), store_, arena, options);
     decode_ = std::make_unique<Executor>(std::move(decode), store_, arena, options);
@@ -67,8 +68,11 @@ class Runner {
         static_cast<size_t>(std::min(model_.spec().vocab_size, model_.tokenizer().vocab_size())));
     dispatch_floating("logits", logits_.tensor.dtype, [&](auto tag) {
       using T = decltype(tag);
-      const T* row = logits_.tensor.as<T>() + b * logits_.tensor.shape[1];
-      for (size_t v = 0; v < values.size(); ++v) values[v] = static_cast<double>(row[v]);
+      // [batch, V], or [V, batch] where ranks share the vocabulary.
+      const bool shared = model_.world().parallel.tp_size() > 1;
+      const T* first = logits_.tensor.as<T>() + b * (shared ? 1 : logits_.tensor.shape[1]);
+      const auto step = static_cast<size_t>(shared ? batch_ : 1);
+      for (size_t v = 0; v < values.size(); ++v) values[v] = static_cast<double>(first[v * step]);
     });
     return values;
   }
@@ -77,8 +81,9 @@ class Runner {
   Plan plan(int64_t tokens, int64_t cache_length) const {
     Program program;
     program.name = tokens == 1 ? "decode" : "prefill";
+    program.mesh = model_.world().parallel.mesh();
     Trace t(program);
-    trace_generation(t, model_.spec(), ParallelContext(), batch_, tokens, cache_length);
+    trace_generation(t, model_.spec(), model_.world().parallel, batch_, tokens, cache_length);
     remove_dead_ops(program);
     PackOptions options;
     options.device = model_.device().kind();

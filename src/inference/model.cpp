@@ -6,6 +6,7 @@
 #include "checkpoint/layout.h"
 #include "checkpoint/model_tensors.h"
 #include "config/load.h"
+#include "config/rules.h"
 #include "kernels/linear/gemm_cpu.h"
 #include "parallel/rank_device.h"
 #include "tensor/host_copy.h"
@@ -33,14 +34,29 @@ std::unique_ptr<Tokenizer> open_tokenizer(const CheckpointReader& reader, const 
   return make_tokenizer(spec);
 }
 
+/// The configuration of the run that wrote the checkpoint, on the ranks of this one.
+Config open_config(const CheckpointReader& reader, const ParallelContext& parallel) {
+  LoadOptions options;
+  options.check_rules = false;  // they reckon with the ranks of the other run
+  Config config =
+      load_config_text(reader.read_text("resolved.yaml"), reader.folder() + "/resolved.yaml", options).config;
+  config.parallel = ParallelConfig{};
+  config.parallel.expert_tensor_parallel_size = 1;
+  validate(config);
+  config.parallel.tensor_model_parallel_size = parallel.tp_size();
+  return config;
+}
+
 }  // namespace
 
-InferenceModel::InferenceModel(const std::string& load, std::optional<int64_t> step, const RunConfig& run)
+InferenceModel::InferenceModel(const std::string& load, std::optional<int64_t> step, const RunConfig& run,
+                               InferenceWorld world)
     : reader_(open_checkpoint(load, step)),
-      config_(load_config_text(reader_.read_text("resolved.yaml"), reader_.folder() + "/resolved.yaml").config),
+      world_(std::move(world)),
+      config_(open_config(reader_, world_.parallel)),
       tokenizer_(open_tokenizer(reader_, config_)),
       spec_(make_model_spec(config_, config_.model.vocab_size.value_or(tokenizer_->vocab_size()))),
-      device_(make_device(run)),
+      device_(world_.device ? world_.device : make_device(run)),
       pool_(std::make_unique<ThreadPool>(cpu_threads(run))) {
   verify_blas();
 }
@@ -49,10 +65,13 @@ void InferenceModel::load_parameters(const Program& program, Store& store) const
   for (const ParameterInfo& p : program.parameters) {
     const Tensor tensor = store.require(program, p.value);
     const ValueInfo& info = program.value(p.value);
-    const Tensor rows = stored_rows(tensor, p.init);  // padding rows stay zero
-    std::vector<std::byte> bytes(static_cast<size_t>(rows.bytes()));
-    reader_.read(stored_record(info.name, StateKind::kParameter, info.dtype, info.shape, p.init), bytes);
-    write_tensor(*device_, rows, bytes.data(), rows.bytes());
+    const Box box = stored_box(info.name, info.shape, p.init, local_box(info.shape, info.placement, program.mesh));
+    Tensor rows = tensor;
+    if (rows.shape.rank() > 0) rows.shape[0] = box.extent[0];
+    if (rows.numel() == 0) continue;  // padding rows stay zero
+    std::vector<std::byte> part(static_cast<size_t>(rows.bytes()));
+    reader_.read_box(stored_record(info.name, StateKind::kParameter, info.dtype, info.shape, p.init), box, part);
+    write_tensor(*device_, rows, part.data(), rows.bytes());
   }
 }
 

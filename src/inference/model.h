@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -10,34 +11,46 @@
 #include "checkpoint/reader.h"
 #include "config/config.h"
 #include "models/model_spec.h"
+#include "parallel/parallel_context.h"
 #include "program/executor.h"
 #include "tokenizer/tokenizer.h"
 
 namespace megatron {
 
+/// The ranks that share a model; one by default. Only tensor parallelism, without its sequence parallelism.
+struct InferenceWorld {
+  ParallelContext parallel;
+  std::map<std::string, Comm*> comms;  ///< by mesh axis; must outlive the model
+  std::shared_ptr<Device> device;      ///< that `comms` were made for; null: what run.device names
+};
+
 /// Configuration, tokenizer and weights of one checkpoint. The tokenizer comes from the checkpoint's own files.
 class InferenceModel {
  public:
   /// `load`: a folder of checkpoints (the newest complete one is taken, or `step`), one iter_* folder, or a run folder.
-  /// `run` gives device and threads. DataError where there is no checkpoint.
-  InferenceModel(const std::string& load, std::optional<int64_t> step, const RunConfig& run);
+  /// `run` gives device and threads, `world` this rank's place, whatever mesh the checkpoint was written on: all ranks
+  /// make the same calls. DataError where there is no checkpoint.
+  InferenceModel(const std::string& load, std::optional<int64_t> step, const RunConfig& run, InferenceWorld world = {});
 
+  /// Section `parallel` is that of `world`.
   const Config& config() const { return config_; }
+  const InferenceWorld& world() const { return world_; }
   const ModelSpec& spec() const { return spec_; }
   const Tokenizer& tokenizer() const { return *tokenizer_; }
   const std::string& folder() const { return reader_.folder(); }
   Device& device() { return *device_; }
   ThreadPool& pool() { return *pool_; }
 
-  /// Reads the parameters of `program` into `store`.
+  /// Reads this rank's part of the parameters of `program` into `store`.
   void load_parameters(const Program& program, Store& store) const;
 
  private:
   CheckpointReader reader_;
+  InferenceWorld world_;
   Config config_;
   std::unique_ptr<Tokenizer> tokenizer_;
   ModelSpec spec_;
-  std::unique_ptr<Device> device_;
+  std::shared_ptr<Device> device_;
   std::unique_ptr<ThreadPool> pool_;
 };
 

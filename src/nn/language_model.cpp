@@ -40,6 +40,7 @@ void trace_loss(Trace& t, const ModelSpec& model, const ParallelContext& paralle
   if (options.attention_starts) batch.starts = t.input(inputs::kStarts, DType::kI32, {S, B}, parallel.tokens(), 1);
   if (options.training && uses_dropout(model)) {
     batch.token_index = t.input(inputs::kTokenIndex, DType::kI32, {S, B}, parallel.tokens(), 1);
+    batch.stream_index = parallel.to_stream(t, batch.token_index);
     batch.samples = t.input(inputs::kSamples, DType::kI64, {B}, parallel.samples(), 0);
     batch.step = t.input(inputs::kStep, DType::kI64, {}, parallel.replicated());
   }
@@ -59,7 +60,10 @@ void trace_generation(Trace& t, const ModelSpec& model, const ParallelContext& p
   const ModuleContext c{model, parallel, batch};
   const Value x = gather_rows(t, hidden_states(t, c), last);
   Trace::Scope scope(t, "output_layer");
-  t.output("logits", cast(t, linear(t, x, output_weight(t, c)), accumulation_dtype(model.dtype)));
+  const Value w = output_weight(t, c);
+  // Collectives cut dimension 0, which must be the vocabulary where ranks share it.
+  const Value logits = parallel.tp_size() > 1 ? parallel.gather_out(t, linear(t, w, x)) : linear(t, x, w);
+  t.output("logits", cast(t, logits, accumulation_dtype(model.dtype)));
 }
 
 }  // namespace megatron

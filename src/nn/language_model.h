@@ -28,7 +28,8 @@ void trace_loss(Trace& t, const ModelSpec& model, const ParallelContext& paralle
 inline constexpr char kLossSum[] = "loss_sum";
 
 /// Traces generation: `tokens_per_call` new tokens of `batch` sequences against a cache of `cache_length` positions;
-/// output "logits" [batch, V] (fp32, or fp64) of the token that input last_token [batch] points at.
+/// output "logits" (fp32, or fp64) of the token that input last_token [batch] points at: [batch, V] on one tensor rank,
+/// [V, batch] whole on each of several. `parallel` is without sequence parallelism.
 void trace_generation(Trace& t, const ModelSpec& model, const ParallelContext& parallel, int64_t batch,
                       int64_t tokens_per_call, int64_t cache_length);
 

@@ -11,6 +11,7 @@
 #include "kernels/layernorm/layernorm.h"
 #include "kernels/linear/linear.h"
 #include "kernels/rmsnorm/rmsnorm.h"
+#include "kernels/spread_groups/spread_groups.h"
 #include "program/elementwise.h"
 #include "program/views.h"
 
@@ -44,7 +45,7 @@ DropoutKey dropout_key_for(Trace& t, const ModuleContext& c, const std::string& 
   key.name = t.path(name);
   key.step = c.batch.step;
   key.sample = c.batch.samples;
-  key.position = c.parallel.to_stream(t, c.batch.token_index);
+  key.position = c.batch.stream_index;
   return key;
 }
 
@@ -63,7 +64,7 @@ struct CachedKeys {
   Value keys, values;
 };
 CachedKeys append_to_cache(Trace& t, const ModuleContext& c, const AttentionSpec& spec, Value k, Value v) {
-  const Dims shape{t.shape(k)[1], c.batch.cache_length, spec.groups, spec.head_dim};
+  const Dims shape{t.shape(k)[1], c.batch.cache_length, t.shape(k)[2], spec.head_dim};
   const Placement placement = c.parallel.tp_sharded(2);
   const CachedKeys cache{t.state(t.path("key_cache"), c.model.dtype, shape, placement),
                          t.state(t.path("value_cache"), c.model.dtype, shape, placement)};
@@ -117,23 +118,49 @@ ResidualStream close(Trace& t, const ResidualStream& x) {
   return x.branch ? ResidualStream{add(t, x.residual, x.branch), {}} : x;
 }
 
+namespace {
+
+/// How many times a group is repeated, each time with another part of its queries, so that every tensor rank gets
+/// heads: 1 while there are groups enough, else the divisor of its queries that leaves the fullest rank the fewest.
+int64_t parts_of_groups(const AttentionSpec& spec, int64_t ranks) {
+  if (ranks <= spec.groups) return 1;
+  const int64_t queries = div_exact(spec.heads, spec.groups);
+  int64_t best = 1, fewest = queries;
+  for (int64_t parts = 2; parts <= queries; ++parts) {
+    if (queries % parts != 0) continue;
+    const int64_t most = div_ceil(spec.groups * parts, ranks) * (queries / parts);
+    if (most < fewest) {
+      best = parts;
+      fewest = most;
+    }
+  }
+  return best;
+}
+
+/// Queries, keys and values of all heads: [S, B, G, Q + 2, D], cut over tp by groups. With fewer groups than ranks the
+/// weight lies whole on every rank, which uses its part.
+Value project_qkv(Trace& t, const ModuleContext& c, const AttentionSpec& spec, Value x_SBC, int64_t parts) {
+  const int64_t C = c.model.hidden_size, G = spec.groups, Q = div_exact(spec.heads, G), D = spec.head_dim;
+  const Placement placement = parts == 1 ? c.parallel.tp_sharded(0) : c.parallel.replicated();
+  // Rows of the projection are interleaved by group: queries of the group, its key, its value.
+  const Init init = matrix_init(c.model, C, G * (Q + 2) * D);
+  Value w = weight(t, c, "linear_qkv.weight", {G, Q + 2, D, C}, placement, init);
+  Value b = spec.qkv_bias ? weight(t, c, "linear_qkv.bias", {G, Q + 2, D}, placement, Init::constant(0)) : Value{};
+  if (parts > 1) w = spread_groups(t, w, parts, "tp");
+  if (parts > 1 && b) b = spread_groups(t, b, parts, "tp");
+  return linear(t, c.parallel.gather_in(t, x_SBC), w, b, {.out_dims = 3});
+}
+
+}  // namespace
+
 BranchOutput self_attention(Trace& t, const ModuleContext& c, const AttentionSpec& spec, const NormSpec& norm_spec,
                             Value x_SBC) {
   Trace::Scope scope(t, "self_attention");
-  const int64_t S = t.shape(x_SBC)[0], B = t.shape(x_SBC)[1], C = c.model.hidden_size;
-  const int64_t G = spec.groups, Q = div_exact(spec.heads, spec.groups), D = spec.head_dim;
-  const int64_t rows = G * (Q + 2) * D;
-  // Rows of the projection are interleaved by group: queries of the group, its key, its value.
-  const Value w_qkv =
-      weight(t, c, "linear_qkv.weight", {G, Q + 2, D, C}, c.parallel.tp_sharded(0), matrix_init(c.model, C, rows));
-  const Value b_qkv = spec.qkv_bias
-                          ? weight(t, c, "linear_qkv.bias", {G, Q + 2, D}, c.parallel.tp_sharded(0), Init::constant(0))
-                          : Value{};
-  const Value qkv = linear(t, c.parallel.gather_in(t, x_SBC), w_qkv, b_qkv, {.out_dims = 3});
-  const int64_t full_S = t.shape(qkv)[0];
-  MEGATRON_CHECK(full_S == S, "global shapes do not change under sequence parallelism");
-  const std::vector<Value> parts = split(t, qkv, 3, {Q, 1, 1});
-  Value q = parts[0], k = reshape(t, parts[1], {S, B, G, D}), v = reshape(t, parts[2], {S, B, G, D});
+  const int64_t parts = parts_of_groups(spec, c.parallel.tp_size());
+  const int64_t S = t.shape(x_SBC)[0], B = t.shape(x_SBC)[1], C = c.model.hidden_size, D = spec.head_dim;
+  const int64_t G = spec.groups * parts, Q = div_exact(spec.heads, G);
+  const std::vector<Value> qkv = split(t, project_qkv(t, c, spec, x_SBC, parts), 3, {Q, 1, 1});
+  Value q = qkv[0], k = reshape(t, qkv[1], {S, B, G, D}), v = reshape(t, qkv[2], {S, B, G, D});
   if (spec.qk_norm) {
     Trace::Scope q_scope(t, "q_layernorm");
     q = norm_over(t, c, norm_spec, q, D, {}).y;

@@ -21,6 +21,7 @@ struct BatchValues {
   Value starts;              ///< [S, B] int32: first position a query sees (reset_attention_mask)
   Value seed;                ///< scalar: dL / d(loss sum)
   Value token_index;         ///< [S, B] int32: 0 .. S - 1, the index that dropout is keyed by
+  Value stream_index;        ///< the same, placed as the residual stream is
   Value samples;             ///< [B] int64: global sample numbers, for dropout
   Value step;                ///< scalar int64, for dropout
   int64_t cache_length = 0;  ///< > 0: keys and values are kept in a cache of so many positions (generation)

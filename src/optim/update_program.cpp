@@ -1,5 +1,7 @@
 #include "optim/update_program.h"
 
+#include <map>
+
 #include "base/check.h"
 #include "base/error.h"
 #include "base/strings.h"
@@ -7,6 +9,7 @@
 #include "kernels/cast/cast.h"
 #include "kernels/gradient_norm/gradient_norm.h"
 #include "kernels/sgd/sgd.h"
+#include "parallel/parallel_context.h"
 #include "program/passes.h"
 #include "program/trace.h"
 
@@ -57,9 +60,10 @@ class UpdateBuilder {
     for (const ParameterInfo& p : train_.parameters) {
       MEGATRON_CHECK(p.gradient != kNone,
                      "parameter " + train_.label(p.value) + " has no gradient: nothing depends on it");
-      gradients.push_back(declare_again(t_, train_, p.gradient));
+      Trace::Scope scope(t_, train_.value(p.value).name);
+      gradients.push_back(reduce_partial(t_, declare_again(t_, train_, p.gradient)));
     }
-    clip_ = clip_gradients(t_, {sum_of_squares(t_, gradients)}, inverse_scale, config_.clip_grad,
+    clip_ = clip_gradients(t_, sums_of_squares(gradients), inverse_scale, config_.clip_grad,
                            t_.state(update_io::kHalt, DType::kF64, {}, everywhere));
     t_.output(update_io::kNorm, clip_.norm);
     t_.output(update_io::kCoefficient, clip_.coefficient);
@@ -72,6 +76,19 @@ class UpdateBuilder {
   }
 
  private:
+  /// One sum per set of sharded axes, each reduced over them: an element counts once, on however many ranks it lies.
+  std::vector<Value> sums_of_squares(const std::vector<Value>& gradients) {
+    std::map<std::vector<bool>, std::vector<Value>> by_axes;
+    for (Value g : gradients) {
+      std::vector<bool> sharded;
+      for (const AxisPlacement& p : t_.info(g).placement) sharded.push_back(p.sharded());
+      by_axes[sharded].push_back(g);
+    }
+    std::vector<Value> sums;
+    for (const auto& [sharded, group] : by_axes) sums.push_back(reduce_partial(t_, sum_of_squares(t_, group)));
+    return sums;
+  }
+
   void update(const ParameterInfo& info, Value gradient, const ParamGroup& group, Value lr) {
     const ValueInfo& p = train_.value(info.value);
     Trace::Scope scope(t_, p.name);

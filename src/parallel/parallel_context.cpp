@@ -40,4 +40,20 @@ Value ParallelContext::reduce_out(Trace& t, Value x) const {
   return sequence_parallel_ ? reduce_scatter(t, x, "tp") : all_reduce(t, x, "tp");
 }
 
+Value ParallelContext::gather_out(Trace& t, Value x) const {
+  return mesh_.find("tp") < 0 ? x : all_gather(t, x, "tp");
+}
+
+Value reduce_partial(Trace& t, Value x) {
+  for (size_t axis = 0; axis < t.mesh().axes.size(); ++axis) {
+    if (t.info(x).placement[axis].partial()) x = all_reduce(t, x, t.mesh().axes[axis].name);
+  }
+  return x;
+}
+
+bool is_gathered(const Program& program, ValueId v) {
+  const OpId producer = program.value(v).producer;
+  return producer != kNone && program.op(producer).kind->name() == "all_gather";
+}
+
 }  // namespace megatron

@@ -15,6 +15,8 @@ class ParallelContext {
   ParallelContext(Mesh mesh, bool sequence_parallel) : mesh_(std::move(mesh)), sequence_parallel_(sequence_parallel) {}
 
   const Mesh& mesh() const { return mesh_; }
+  /// Ranks along tp.
+  int64_t tp_size() const { return mesh_.find("tp") < 0 ? 1 : mesh_.axes[static_cast<size_t>(mesh_.find("tp"))].size; }
   bool sequence_parallel() const { return sequence_parallel_ && mesh_.find("tp") >= 0; }
 
   /// Replicated everywhere.
@@ -32,10 +34,20 @@ class ParallelContext {
   Value to_stream(Trace& t, Value x) const;
   /// After row-parallel work: reduce_scatter over the sequence (sequence parallel), else all_reduce.
   Value reduce_out(Trace& t, Value x) const;
+  /// A value cut over tp on dimension 0, whole on every rank.
+  Value gather_out(Trace& t, Value x) const;
 
  private:
   Mesh mesh_;
   bool sequence_parallel_ = false;
 };
+
+/// The sum over the ranks of every axis that x is partial over: what a gradient or a sum needs before it is used once
+/// per step. x itself where it is partial over none.
+Value reduce_partial(Trace& t, Value x);
+
+/// True for what an all_gather made: with recompute(), sequence parallelism keeps this rank's tokens alone and gathers
+/// the inputs of column-parallel layers again in the backward (Korthikanti et al., arXiv:2205.05198, section 4.2.2).
+bool is_gathered(const Program& program, ValueId v);
 
 }  // namespace megatron
