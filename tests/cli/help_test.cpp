@@ -38,7 +38,8 @@ std::vector<std::string> unexplained(const std::string& help) {
 }
 
 const std::map<std::string, std::vector<std::string>> kCommands = {
-    {"bench comm", "bench ops", {"--mode", "--op", "--dtype"}},
+    {"bench comm", {"--check", "--device", "--dtype"}},
+    {"bench ops", {"--mode", "--op", "--dtype"}},
     {"checkpoint verify", {"DIR"}},
     {"checkpoint inspect", {"--tensors", "--diff"}},
     {"config show", {"--config", "--set", "--origin"}},
