@@ -143,21 +143,21 @@ class LmHeadLoss final : public OpKind {
 
 }  // namespace
 
-// Here and not in the .cu file, so that plans for GPUs can be made by a build without CUDA. A chunk's logits take 1
+// Here and not in the .cu file, so that plans for GPUs can be made by a build without CUDA. A chunk's logits take 2
 // GiB, or as much as 1024 tokens need: passing dw through memory takes 800 / tokens of the time of its product on an
 // H100, so that beyond 8192 tokens little is gained.
 LmHeadLossLayout lm_head_loss_layout_cuda(const LmHeadLossArgs& args) {
-  constexpr int64_t kBytes = int64_t{1} << 30, kLeast = 1024, kMost = 8192, kMultiple = 128;
-  const int64_t logit = size_of(args.x.dtype), element = size_of(accumulation_dtype(args.x.dtype));
+  constexpr int64_t kBytes = int64_t{2} << 30, kLeast = 1024, kMost = 8192, kMultiple = 128;
+  const int64_t element = size_of(accumulation_dtype(args.x.dtype));
   const int64_t tokens = std::max<int64_t>(args.x.shape[0] * args.x.shape[1], 1);
   const int64_t most = round_up(widest_vocab(args), 64);
   LmHeadLossLayout layout;
   layout.columns = std::min(args.w.shape[0], round_up(local_vocab(args), 64));
   layout.ld = round_up(layout.columns, 64);
-  const int64_t fits = std::clamp(kBytes / (most * logit) / kMultiple * kMultiple, kLeast, kMost);
+  const int64_t fits = std::clamp(kBytes / (most * element) / kMultiple * kMultiple, kLeast, kMost);
   // As many chunks as needed, all of about one size.
   layout.chunk = std::min(tokens, round_up(div_ceil(tokens, div_ceil(tokens, fits)), kMultiple));
-  layout.logits_bytes = round_up(layout.chunk * layout.ld * logit, 256);
+  layout.logits_bytes = round_up(layout.chunk * layout.ld * element, 256);
   layout.token_loss_bytes = round_up(tokens * element, 256);
   layout.sums_offset = layout.logits_bytes + layout.token_loss_bytes + kGemmWorkspaceCuda;
   if (args.ranks > 1) layout.sums_bytes = round_up(3 * layout.chunk * element, 256);

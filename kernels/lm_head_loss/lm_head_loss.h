@@ -83,9 +83,9 @@ int64_t lm_head_loss_workspace_cpu(const LmHeadLossArgs& args);
 // [0, valid_vocab) on every rank alike (the CPU before the first collective). dx and dw that nobody reads are not made;
 // steps 2 and 4 run always. A rank may have no ids at all: its dx is zero.
 
-/// On the GPU: the products through cuBLASLt; logits are rounded to the type of x (sums over them are in fp32, fp64 for
-/// fp64), and their gradient, of the same type, takes their memory. There steps 1 and 3 read the logits once: the sums
-/// are taken below the local maximum and shifted to the common one. `stream` is a cudaStream_t. `workspace`: logits of
+/// On the GPU: the products through cuBLASLt; logits in fp32 (fp64), their gradient in the type of x and in the same
+/// memory. There steps 1 and 3 read the logits once: sums are taken below the local maximum and shifted to the common
+/// one. `stream` is a cudaStream_t. `workspace`: logits of
 /// one chunk, losses of all tokens, cuBLASLt's, and with ranks > 1, 3 * chunk numbers of the accumulator type: tops,
 /// sums, targets.
 void lm_head_loss_cuda(const LmHeadLossArgs& args, void* workspace, void* stream);

@@ -1,6 +1,7 @@
-// CUDA kernels of the fused head and cross entropy: chunk of tokens by chunk of tokens, logits = x w^T in the type of
-// x, one block per token turns them into their gradient in place, then dx = dlogits w and dw += dlogits^T x. Where
-// ranks share the vocabulary, they agree on the largest logit and on the sum of exponentials in between.
+// CUDA kernels of the fused head and cross entropy: chunk of tokens by chunk of tokens, logits = x w^T in the
+// accumulator type, one block per token turns them into their gradient in place, then dx = dlogits w and dw +=
+// dlogits^T x. Where ranks share the vocabulary, they agree on the largest logit and on the sum of exponentials in
+// between.
 #include <limits>
 
 #include "kernels/cuda/cuda_types.cuh"
@@ -34,7 +35,7 @@ __device__ __forceinline__ float exp_of(float x) {
 template <typename T>
 struct Chunk {
   using A = Accumulator<T>;
-  T* logits;
+  A* logits;
   int64_t ld, columns, vocab, first, first_row, ids;
   const int32_t* labels;
   const float* weights;
@@ -43,13 +44,15 @@ struct Chunk {
   bool gradient;
 
   __device__ __forceinline__ int64_t token() const { return first + blockIdx.x; }
-  __device__ __forceinline__ T* row() const { return logits + int64_t{blockIdx.x} * ld; }
+  __device__ __forceinline__ A* row() const { return logits + int64_t{blockIdx.x} * ld; }
+  /// Gradients of the logits begin where the row begins.
+  __device__ __forceinline__ T* gradient_row() const { return reinterpret_cast<T*>(row()); }
   __device__ __forceinline__ bool valid(int64_t label) const { return label >= 0 && label < ids; }
   /// Logit of the label where this rank has it, 0 where another one has, NaN where none has.
   __device__ __forceinline__ A target(int64_t label) const {
     if (!valid(label)) return A(NAN);
     const int64_t column = label - first_row;
-    return column >= 0 && column < vocab ? to_accumulator<A>(row()[column]) : A(0);
+    return column >= 0 && column < vocab ? row()[column] : A(0);
   }
 };
 
@@ -74,29 +77,29 @@ __device__ __forceinline__ void add_values(Softmax<A>& s, const A (&x)[N]) {
   for (int i = 0; i < N; ++i) s.sum += exp_of<T>(x[i] - shift);
 }
 
-/// Softmax of a row's vocab values, given to all threads. The first `kept_packs` packs of 16 bytes go to `kept`.
+/// Softmax of a row's vocab values, given to all threads. The first `kept_count` go to `kept`.
 template <typename T, int kBlock>
-__device__ __forceinline__ Softmax<Accumulator<T>> scan_row(const T* row, int64_t vocab, Pack<T, kPerVector<T>>* kept,
-                                                            int64_t kept_packs) {
+__device__ __forceinline__ Softmax<Accumulator<T>> scan_row(const Accumulator<T>* row, int64_t vocab,
+                                                            Accumulator<T>* kept, int64_t kept_count) {
   using A = Accumulator<T>;
-  constexpr int kPack = kPerVector<T>, kBatch = 4;
+  constexpr int kPack = kPerVector<A>, kBatch = 4;
   const A lowest = -A(INFINITY);
   const int64_t packs = (vocab + kPack - 1) / kPack;
   Softmax<A> s{lowest, A(0)};
   for (int64_t base = threadIdx.x; base < packs; base += kBlock * kBatch) {
-    Pack<T, kPack> raw[kBatch];
+    Pack<A, kPack> raw[kBatch];
 #pragma unroll
     for (int u = 0; u < kBatch; ++u) {
-      if (base + u * kBlock < packs) raw[u] = load_pack<T, kPack>(row + (base + u * kBlock) * kPack);
+      if (base + u * kBlock < packs) raw[u] = load_pack<A, kPack>(row + (base + u * kBlock) * kPack);
     }
 #pragma unroll
     for (int u = 0; u < kBatch; ++u) {
       const int64_t p = base + u * kBlock;
       if (p >= packs) break;
-      if (p < kept_packs) kept[p] = raw[u];
+      if ((p + 1) * kPack <= kept_count) store_pack<A, kPack>(kept + p * kPack, raw[u]);
       A x[kPack];
 #pragma unroll
-      for (int i = 0; i < kPack; ++i) x[i] = p * kPack + i < vocab ? to_accumulator<A>(raw[u].v[i]) : lowest;
+      for (int i = 0; i < kPack; ++i) x[i] = p * kPack + i < vocab ? raw[u].v[i] : lowest;
       add_values<T>(s, x);
     }
   }
@@ -105,43 +108,46 @@ __device__ __forceinline__ Softmax<Accumulator<T>> scan_row(const T* row, int64_
   return {top, block_sum<kBlock>(mine)};
 }
 
-/// The row becomes factor * (softmax - onehot), columns in [vocab, columns) zero; `column` is the label's, or one that
-/// is not there. Each pack is read, from `kept` where it is there, and written by one thread.
+/// The row becomes factor * (softmax - onehot) in type T, columns in [vocab, columns) zero; `column` is the label's, or
+/// one that is not there. The first `kept_count` logits are read from `kept`.
 template <typename T, int kBlock>
 __device__ __forceinline__ void write_gradient(const Chunk<T>& c, Softmax<Accumulator<T>> s, Accumulator<T> factor,
-                                               int64_t column, const Pack<T, kPerVector<T>>* kept, int64_t kept_packs) {
+                                               int64_t column, const Accumulator<T>* kept, int64_t kept_count) {
   using A = Accumulator<T>;
-  constexpr int kPack = kPerVector<T>;
-  T* row = c.row();
+  constexpr int kPack = kPerVector<T>, kStep = kBlock * kPack, kRatio = sizeof(A) / sizeof(T);
+  const A* row = c.row();
+  T* out = c.gradient_row();
   const A scale = factor / s.sum;
-  const int64_t packs = (c.columns + kPack - 1) / kPack;  // rows end on a multiple of 64
-#pragma unroll 4
-  for (int64_t p = threadIdx.x; p < packs; p += kBlock) {
-    const Pack<T, kPack> raw = p < kept_packs ? kept[p] : load_pack<T, kPack>(row + p * kPack);
+  for (int64_t base = 0; base < c.columns; base += kStep) {
+    const int64_t j = base + threadIdx.x * kPack;
     A x[kPack];
+    if (j < c.columns) {  // rows end on a multiple of 64
+      load_values<kPack>(j + kPack <= kept_count ? kept + j : row + j, x);
 #pragma unroll
-    for (int i = 0; i < kPack; ++i) {
-      const int64_t j = p * kPack + i;
-      x[i] = j < c.vocab ? exp_of<T>(to_accumulator<A>(raw.v[i]) - s.top) * scale : A(0);
-      if (j == column) x[i] -= factor;
+      for (int i = 0; i < kPack; ++i) {
+        x[i] = j + i < c.vocab ? exp_of<T>(x[i] - s.top) * scale : A(0);
+        if (j + i == column) x[i] -= factor;
+      }
     }
-    store_values<kPack>(row + p * kPack, x);
+    // What is written may lie where others still have to read, unless all of that is kept.
+    if (kRatio > 1 && (base + kStep) / kRatio > kept_count) __syncthreads();
+    if (j < c.columns) store_values<kPack>(out + j, x);
   }
 }
 
 template <typename T, int kBlock>
 __device__ __forceinline__ void write_zeros(const Chunk<T>& c) {
   for (int64_t j = threadIdx.x; j < c.columns; j += kBlock) {
-    c.row()[j] = from_accumulator<T>(Accumulator<T>(0));
+    c.gradient_row()[j] = from_accumulator<T>(Accumulator<T>(0));
   }
 }
 
 /// The whole vocabulary is here: loss of the token, and its logits become their gradient.
 template <typename T, int kBlock>
-__global__ void __launch_bounds__(kBlock) token_softmax(Chunk<T> c, int64_t kept_packs) {
+__global__ void __launch_bounds__(kBlock) token_softmax(Chunk<T> c, int64_t kept_count) {
   using A = Accumulator<T>;
   extern __shared__ uint4 shared[];
-  auto* kept = reinterpret_cast<Pack<T, kPerVector<T>>*>(shared);
+  A* kept = reinterpret_cast<A*>(shared);
   const int64_t token = c.token();
   const float weight = c.weights[token];
   if (weight == 0.0f) {
@@ -151,11 +157,11 @@ __global__ void __launch_bounds__(kBlock) token_softmax(Chunk<T> c, int64_t kept
   }
   const int64_t label = c.labels[token];
   const A target = threadIdx.x == 0 ? c.target(label) : A(0);  // before the row is overwritten
-  const Softmax<A> s = scan_row<T, kBlock>(c.row(), c.vocab, kept, kept_packs);
+  const Softmax<A> s = scan_row<T, kBlock>(c.row(), c.vocab, kept, kept_count);
   if (threadIdx.x == 0) c.token_loss[token] = s.top + log(s.sum) - target;
   if (!c.gradient) return;
   const A factor = c.valid(label) ? *c.seed * static_cast<A>(weight) : A(NAN);
-  write_gradient<T, kBlock>(c, s, factor, label, kept, kept_packs);
+  write_gradient<T, kBlock>(c, s, factor, label, kept, kept_count);
 }
 
 // With a shared vocabulary: tops, then sums and targets, are [count] each.
@@ -227,7 +233,7 @@ class Run {
   Run(const LmHeadLossArgs& args, void* workspace, void* stream)
       : args_(args), layout_(lm_head_loss_layout_cuda(args)), stream_(stream) {
     char* memory = static_cast<char*>(workspace);
-    logits_ = reinterpret_cast<T*>(memory);
+    logits_ = reinterpret_cast<A*>(memory);
     token_loss_ = args.token_loss.data != nullptr ? data_of<A>(args.token_loss)
                                                   : reinterpret_cast<A*>(memory + layout_.logits_bytes);
     blas_ = memory + layout_.logits_bytes + layout_.token_loss_bytes;
@@ -251,9 +257,10 @@ class Run {
   void run_chunk(int64_t first, int64_t count) {
     constexpr DType kType = dtype_of<T>::value, kWide = dtype_of<A>::value;
     const int64_t width = args_.x.shape[2], columns = layout_.columns, ld = layout_.ld;
+    const int64_t gradient_ld = ld * static_cast<int64_t>(sizeof(A) / sizeof(T));
     const T* x = data_of<T>(args_.x) + first * width;
     const T* w = data_of<T>(args_.w);
-    gemm_cuda({false, true, count, columns, width, x, width, w, width, logits_, ld, kType, kType}, blas_, stream_);
+    gemm_cuda({false, true, count, columns, width, x, width, w, width, logits_, ld, kType, kWide}, blas_, stream_);
     const Chunk<T> chunk{logits_,
                          ld,
                          columns,
@@ -269,17 +276,18 @@ class Run {
     args_.ranks > 1 ? shared_softmax(chunk, count) : softmax(chunk, count);
     if (args_.dx) {
       T* dx = data_of<T>(args_.dx) + first * width;
-      gemm_cuda({false, false, count, width, columns, logits_, ld, w, width, dx, width, kType, kType}, blas_, stream_);
+      gemm_cuda({false, false, count, width, columns, logits_, gradient_ld, w, width, dx, width, kType, kType}, blas_,
+                stream_);
     }
     if (args_.dw) {
-      gemm_cuda({true, false, columns, width, count, logits_, ld, x, width, data_of<A>(args_.dw), width, kType, kWide,
-                 args_.add_dw || first > 0},
+      gemm_cuda({true, false, columns, width, count, logits_, gradient_ld, x, width, data_of<A>(args_.dw), width, kType,
+                 kWide, args_.add_dw || first > 0},
                 blas_, stream_);
     }
   }
 
   void softmax(const Chunk<T>& chunk, int64_t count) {
-    const int64_t row = chunk.ld * static_cast<int64_t>(sizeof(T));
+    const int64_t row = chunk.ld * static_cast<int64_t>(sizeof(A));
     row <= kKeptByTwo ? softmax_with<kThreads>(chunk, count, row)
                       : softmax_with<2 * kThreads>(chunk, count, row < kKeptByOne ? row : kKeptByOne);
   }
@@ -288,8 +296,8 @@ class Run {
     check_cuda(cudaFuncSetAttribute(token_softmax<T, kBlock>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                     static_cast<int>(kKeptByOne)),
                "lm_head_loss: shared memory");
-    token_softmax<T, kBlock>
-        <<<static_cast<unsigned>(count), kBlock, static_cast<size_t>(kept), stream_of(stream_)>>>(chunk, kept / 16);
+    token_softmax<T, kBlock><<<static_cast<unsigned>(count), kBlock, static_cast<size_t>(kept), stream_of(stream_)>>>(
+        chunk, kept / static_cast<int64_t>(sizeof(A)));
     check_launch("lm_head_loss: softmax");
   }
 
@@ -311,8 +319,7 @@ class Run {
   const LmHeadLossArgs& args_;
   LmHeadLossLayout layout_;
   void* stream_;
-  T* logits_;
-  A *token_loss_, *tops_;
+  A *logits_, *token_loss_, *tops_;
   void* blas_;
 };
 
