@@ -43,6 +43,9 @@ def main():
         print(f"iteration {i:6d}: {ours[i]['lm_loss']:.6f} {theirs[i]['lm_loss']:.6f} difference {difference[i]:+.2e}")
     print(f"mean of the last {len(tail)}: difference {mean:+.2e}; "
           f"greatest at iteration {worst}: {difference[worst]:+.2e}")
+    blocks = [iterations[a: a + 30] for a in range(0, len(iterations), 30)]
+    spread = " ".join(f"{max(abs(difference[i]) for i in block):.0e}" for block in blocks)
+    print(f"greatest difference of each 30 iterations: {spread}")
     print(f"gradient norm, first 20: within {norms:.1e}; learning rate: within {rates:.1e}")
     good = abs(last) <= arguments.bound and abs(mean) <= arguments.bound and rates <= arguments.rate_bound
     print(f"{'same' if good else 'NOT the same'} within {arguments.bound} nats after {len(iterations)} iterations")

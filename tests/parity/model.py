@@ -54,6 +54,14 @@ def rotate(x, cos, sin):
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
 
 
+def choose_attention(name):
+    """"cudnn" or "flash": the one implementation that scaled_dot_product_attention may take."""
+    torch.backends.cuda.enable_cudnn_sdp(name == "cudnn")
+    torch.backends.cuda.enable_flash_sdp(name == "flash")
+    torch.backends.cuda.enable_mem_efficient_sdp(False)
+    torch.backends.cuda.enable_math_sdp(False)
+
+
 def causal_attention(q, k, v):
     """q [B, G Q, S, D], k and v [B, G, S, D]."""
     if q.is_cuda:

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Compares a build with PyTorch on one GPU: the same losses, and how fast.
-#   run_gpu.sh --megatron BINARY --data FOLDER --out FOLDER parity|speed MODEL...
+#   run_gpu.sh --megatron BINARY --data FOLDER --out FOLDER parity|control|speed MODEL...
+# control is parity, and PyTorch once more with flash attention: how far two runs drift apart by rounding alone.
 # MODEL is the name of a configuration in this folder: gpt2_124m, llama3.2_1b, llama3_8b_8layers (speed only).
 # The data folder holds text_document.bin, text_document.idx and tokenizer.json (README.md); speed needs none of them.
 # Python 3 with PyTorch 2.5 or newer is taken from $PYTHON, else python3.
@@ -21,7 +22,7 @@ while [[ ${1:-} == --* ]]; do
   shift 2
 done
 if [[ -z $megatron || -z $out || $# -lt 2 ]]; then
-  sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+  sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
   exit 2
 fi
 readonly what=$1
@@ -52,9 +53,15 @@ parity() {
   iters=$(sed -n 's/^  train_iters: //p' "$run/ours/resolved.yaml")
   quiet "$run/samples.log" "$megatron" data samples --config "$run/ours/resolved.yaml" --count "$((batch * iters))" \
     --output "$run/samples.safetensors"
-  quiet "$run/torch.log" "$python" "$here/train_torch.py" --config "$run/ours/resolved.yaml" \
-    --weights "$run/initial/checkpoints/iter_0000000" --samples "$run/samples.safetensors" --output "$run/torch.jsonl"
+  local torch=("$python" "$here/train_torch.py" --config "$run/ours/resolved.yaml"
+    --weights "$run/initial/checkpoints/iter_0000000" --samples "$run/samples.safetensors")
+  quiet "$run/torch.log" "${torch[@]}" --attention cudnn --output "$run/torch.jsonl"
   "$python" "$here/compare.py" "$run/ours/metrics.jsonl" "$run/torch.jsonl" || failed=1
+  if [[ $what == control ]]; then
+    quiet "$run/torch-flash.log" "${torch[@]}" --attention flash --output "$run/torch-flash.jsonl"
+    printf 'control: PyTorch with flash attention, and PyTorch\n'
+    "$python" "$here/compare.py" "$run/torch-flash.jsonl" "$run/torch.jsonl" || true
+  fi
   rm -rf "$run/initial" "$run/ours/checkpoints" "$run/samples.safetensors" # gigabytes
 }
 
@@ -82,9 +89,9 @@ speed() {
 failed=0
 for model in "$@"; do
   case $what in
-    parity) parity "$model" ;;
+    parity | control) parity "$model" ;;
     speed) speed "$model" ;;
-    *) echo "run_gpu.sh: '$what': parity or speed" >&2 && exit 2 ;;
+    *) echo "run_gpu.sh: '$what': parity, control or speed" >&2 && exit 2 ;;
   esac
 done
 if [[ $what == speed ]]; then "$python" "$here/speed_table.py" "$out" "$@" || failed=1; fi

@@ -15,14 +15,7 @@ import time
 import torch
 
 import settings as run_settings
-from model import LanguageModel
-
-
-def choose_attention(name):
-    torch.backends.cuda.enable_cudnn_sdp(name == "cudnn")
-    torch.backends.cuda.enable_flash_sdp(name == "flash")
-    torch.backends.cuda.enable_mem_efficient_sdp(False)
-    torch.backends.cuda.enable_math_sdp(False)
+from model import LanguageModel, choose_attention
 
 
 def make_step(s, vocab_size, clip):

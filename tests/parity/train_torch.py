@@ -13,7 +13,7 @@ import torch
 
 import safetensors_files
 import settings as run_settings
-from model import LanguageModel
+from model import LanguageModel, choose_attention
 
 
 def learning_rate(s, samples):
@@ -85,12 +85,15 @@ def main():
     parser.add_argument("--samples", required=True, help="file of `megatron data samples`, from sample 0 on")
     parser.add_argument("--output", required=True, help="file for one JSON object per iteration")
     parser.add_argument("--iters", type=int, help="iterations, if not all of the run")
+    parser.add_argument("--attention", choices=("cudnn", "flash"), help="instead of PyTorch's choice")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
     s = run_settings.read(arguments.config)
     run_settings.check(s)
     # Operands of type bf16 are exact in TF32: the head's products are then those of bf16 with fp32 sums.
     torch.backends.cuda.matmul.allow_tf32 = s["precision.params_dtype"] == "bf16"
+    if arguments.attention:
+        choose_attention(arguments.attention)
     batch, iters = s["training.global_batch_size"], arguments.iters or s["training.train_iters"]
     samples = safetensors_files.read_file(arguments.samples)["tokens"]
     if samples.shape[0] < batch * iters:
