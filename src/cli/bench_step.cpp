@@ -93,14 +93,15 @@ StepTimes measure(const BenchStepOptions& options, const Config& config, TrainEn
 
 void print_ops(const std::vector<OpTime>& rows, double micro_batches) {
   double total = 0;
-  for (const OpTime& row : rows) total += row.seconds;
+  const auto scale = [&](const OpTime& row) { return row.per_micro_batch ? micro_batches : 1; };
+  for (const OpTime& row : rows) total += row.seconds * scale(row);
   std::printf("\n%-26s %-5s %6s %10s %7s %10s %10s\n", "operation", "phase", "calls", "ms/step", "share", "TFLOP/s",
               "GB/s");
   for (const OpTime& row : rows) {
-    const double scale = row.per_micro_batch ? micro_batches : 1;
     std::printf("%-26s %-5s %6lld %10.3f %6.1f%% %10.1f %10.0f\n", row.op.c_str(), row.phase.c_str(),
-                static_cast<long long>(row.calls), row.seconds * 1e3 * scale, 100 * row.seconds / total,
-                row.flops / row.seconds * 1e-12, row.bytes / row.seconds * 1e-9);
+                static_cast<long long>(row.calls), row.seconds * scale(row) * 1e3,
+                100 * row.seconds * scale(row) / total, row.flops / row.seconds * 1e-12,
+                row.bytes / row.seconds * 1e-9);
   }
   std::printf("%-26s %-5s %6s %10.3f   one operation at a time, in the order of the lists\n", "total", "", "",
               total * 1e3);

@@ -7,7 +7,9 @@
 #include "cli/commands.h"
 #include "cli/config_options.h"
 #include "cli/stop.h"
+#include "train/compare_devices.h"
 #include "train/data_setup.h"
+#include "train/model_state.h"
 #include "train/programs.h"
 #include "train/trainer.h"
 
@@ -17,7 +19,25 @@ namespace {
 struct TrainCommand {
   ConfigOptions config;
   bool dry_run = false;
+  std::string compare_with;
 };
+
+/// Runs one micro-batch on the configured device and on the CPU and names the first operation that differs.
+void compare_devices(const LoadedConfig& loaded) {
+  const Config& config = loaded.config;
+  const RunData data = open_data(config);
+  TrainEngine engine(config, make_train_programs(config, data.vocab_size, ParallelContext()));
+  initialize_parameters(engine.train_program(), engine.store(), static_cast<uint64_t>(config.run.seed), engine.pool());
+  std::vector<int64_t> samples;
+  for (int64_t i = 0; i < config.training.micro_batch_size; ++i) samples.push_back(i);
+  const DeviceComparison outcome =
+      compare_with_cpu(engine, config, make_batch(*data.splits.train, samples, data.batch_options));
+  std::printf("%s against cpu: %lld operations, %lld values\n", engine.device().description().c_str(),
+              static_cast<long long>(outcome.operations), static_cast<long long>(outcome.values));
+  if (!outcome.nearest.op.empty()) std::printf("nearest to its tolerance: %s\n", outcome.nearest.text().c_str());
+  if (outcome.first) throw DeviceError("the first that differs: " + outcome.first->text());
+  std::printf("all within their tolerances\n");
+}
 
 /// Everything but the training: configuration, data, programs, memory.
 void dry_run(const LoadedConfig& loaded) {
@@ -35,8 +55,16 @@ void add_training_command(CLI::App& app, const std::string& name, const std::str
   add_config_options(*command, options->config);
   command->add_flag("--dry-run", options->dry_run,
                     "Check configuration, tokenizer and data, print the plan, train nothing");
+  command
+      ->add_option(
+          "--compare-with", options->compare_with,
+          "Train nothing: run one micro-batch on run.device and on this device, each operation from the same "
+          "bits, and name the first operation that differs (exit code 4). Takes the memory of the plan without "
+          "reuse, twice: make the model small with --set")
+      ->check(CLI::IsMember({"cpu"}));
   command->callback([options, command, finetune] {
     const LoadedConfig loaded = load_config(options->config);
+    if (!options->compare_with.empty()) return compare_devices(loaded);
     if (options->dry_run) return dry_run(loaded);
     if (finetune && loaded.config.checkpoint.load.empty()) {
       throw UsageError("checkpoint.load: finetune starts from the weights of a checkpoint; name its folder");

@@ -75,6 +75,7 @@ struct TrainingConfig {
   std::vector<int64_t> iterations_to_skip;
   bool check_for_nan_in_loss_and_grad = false;
   std::string cuda_graph_impl = "local";  ///< local | none
+  bool use_nsys_profiler = false;
 
   bool operator==(const TrainingConfig&) const = default;
 };
@@ -148,6 +149,9 @@ struct LoggingConfig {
 };
 
 struct ProfileConfig {
+  int64_t profile_step_start = 10;
+  int64_t profile_step_end = 12;
+
   bool operator==(const ProfileConfig&) const = default;
 };
 

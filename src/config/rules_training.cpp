@@ -254,6 +254,12 @@ Answer scale_range(const RuleContext& c) {
   return str_cat("min_loss_scale ", p.min_loss_scale, " exceeds initial_loss_scale ", p.initial_loss_scale);
 }
 
+Answer profile_range(const RuleContext& c) {
+  const ProfileConfig& p = c.config.profile;
+  if (p.profile_step_start < p.profile_step_end) return {};
+  return str_cat("profile_step_start ", p.profile_step_start, " is not before profile_step_end ", p.profile_step_end);
+}
+
 Answer retain_multiple(const RuleContext& c) {
   const CheckpointConfig& k = c.config.checkpoint;
   if (!k.save_retain_interval) return {};
@@ -337,7 +343,8 @@ void add_optimizer_rules(std::vector<Rule>& table) {
         two_schedulers},
        {"fp64-on-cpu", {"precision.params_dtype", "run.device"}, fp64_on_cpu},
        {"scale-needs-fp16", {"precision.loss_scale", "precision.params_dtype"}, scale_needs_fp16},
-       {"scale-range", {"precision.min_loss_scale", "precision.initial_loss_scale"}, scale_range}});
+       {"scale-range", {"precision.min_loss_scale", "precision.initial_loss_scale"}, scale_range},
+       {"profile-range", {"profile.profile_step_start", "profile.profile_step_end"}, profile_range}});
 }
 
 void add_checkpoint_rules(std::vector<Rule>& table) {

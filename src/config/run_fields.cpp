@@ -85,8 +85,12 @@ std::vector<Field> fields(LoggingConfig& c) {
   return list.take();
 }
 
-std::vector<Field> fields(ProfileConfig&) {
-  return {};
+std::vector<Field> fields(ProfileConfig& c) {
+  FieldList list(OnResume::kIgnored);
+  list.add("profile_step_start", c.profile_step_start, "First iteration that training.use_nsys_profiler records.")
+      .at_least(1);
+  list.add("profile_step_end", c.profile_step_end, "First iteration that it does not record any more.").at_least(2);
+  return list.take();
 }
 
 }  // namespace megatron

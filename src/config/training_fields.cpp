@@ -54,6 +54,11 @@ std::vector<Field> fields(TrainingConfig& c) {
            "profilers like it.")
       .choice({"local", "none"})
       .ignored();
+  list.add("use_nsys_profiler", c.use_nsys_profiler,
+           "Let `nsys profile --capture-range=cudaProfilerApi` record the iterations of section profile. Modules show "
+           "as "
+           "ranges with cuda_graph_impl: none.")
+      .ignored();
   return list.take();
 }
 

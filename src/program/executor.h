@@ -96,6 +96,12 @@ class Executor {
   };
   void set_observer(Observer observer) { observer_ = std::move(observer); }
 
+  /// The operations of a phase, and one of them alone: for comparing two executors step by step.
+  const std::vector<BoundOp>& bound(Phase phase, int slot_set = 0) const {
+    return phases_[static_cast<size_t>(slot_set)][static_cast<size_t>(phase)].ops;
+  }
+  void run_op(Phase phase, const BoundOp& op) { enqueue_op(phase, op); }
+
  private:
   Tensor bind(ValueId v, int slot_set);
   /// Nobody reads what the operation makes, and it changes no state: it is not run.

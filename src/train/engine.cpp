@@ -119,8 +119,7 @@ double TrainEngine::loss_sum() const {
   return scalar_at(host.tensor, host.bytes.data());
 }
 
-void TrainEngine::update(const UpdateInputs& in) {
-  MEGATRON_CHECK(updates_ - results_taken_ < static_cast<int64_t>(kInFlight), "too many steps in flight");
+void TrainEngine::write_update_inputs(const UpdateInputs& in) {
   stage_scalar(*update_, update_io::kWeightDecay, in.weight_decay);
   stage_scalar(*update_, update_io::kInverseScale, 1.0 / in.loss_scale);
   stage_scalar(*update_, update_io::kUpdateCount, static_cast<double>(in.update_count));
@@ -128,6 +127,11 @@ void TrainEngine::update(const UpdateInputs& in) {
     stage_scalar(*update_, update_io::learning_rate(programs_.groups[g]), in.learning_rates[g]);
   }
   update_->upload();
+}
+
+void TrainEngine::update(const UpdateInputs& in) {
+  MEGATRON_CHECK(updates_ - results_taken_ < static_cast<int64_t>(kInFlight), "too many steps in flight");
+  write_update_inputs(in);
   update_->run(Phase::kForward);
   ResultSlot& slot = results_[static_cast<size_t>(updates_++) % kInFlight];
   std::byte* target = slot.memory.data();
@@ -163,11 +167,15 @@ std::vector<OpTime> TrainEngine::time_operations(const Batch& batch) {
   constexpr int kRepeats = 5;
   write_batch(*train_, batch, 1.0 / std::max(1.0, batch.loss_weight_sum), 1);
   std::vector<OpTime> all = megatron::time_operations(*begin_, "begin", kRepeats);
-  for (Executor* executor : {train_.get(), update_.get()}) {
-    const std::vector<OpTime> more =
-        megatron::time_operations(*executor, executor == update_.get() ? "update" : "", kRepeats);
+  const auto add = [&](Executor& executor, const char* label) {
+    const std::vector<OpTime> more = megatron::time_operations(executor, label, kRepeats);
     all.insert(all.end(), more.begin(), more.end());
-  }
+  };
+  add(*train_, "");
+  UpdateInputs in;
+  in.learning_rates.assign(programs_.groups.size(), 0.0);
+  write_update_inputs(in);  // only now: all programs share one arena
+  add(*update_, "update");
   std::sort(all.begin(), all.end(), [](const OpTime& a, const OpTime& b) { return a.seconds > b.seconds; });
   return all;
 }

@@ -60,6 +60,9 @@ class TrainEngine {
   void begin_evaluation() { begin_step(); }
   void evaluate(const Batch& batch);
 
+  /// Stages and uploads all inputs of a training or evaluation program.
+  static void write_batch(Executor& executor, const Batch& batch, double seed, int64_t step);
+
   /// Device memory taken since the engine was made beyond what it allocated: kernels, graphs, what libraries keep.
   /// 0 on the CPU, whose memory others share.
   int64_t library_bytes() const;
@@ -71,7 +74,7 @@ class TrainEngine {
   std::string locate_non_finite(const Batch& batch, double seed, int64_t step);
 
  private:
-  void write_batch(Executor& executor, const Batch& batch, double seed, int64_t step);
+  void write_update_inputs(const UpdateInputs& inputs);
 
   /// Host memory that the scalars of one step are copied to.
   struct ResultSlot {

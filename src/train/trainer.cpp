@@ -11,6 +11,7 @@
 #include "base/strings.h"
 #include "checkpoint/store.h"
 #include "data/dataset.h"
+#include "device/profile_range.h"
 #include "train/data_setup.h"
 #include "train/engine.h"
 #include "train/evaluate.h"
@@ -144,10 +145,21 @@ class Trainer {
 
   /// Gives the next iteration to the device.
   void submit() {
+    switch_profiler(steps_->iteration() + 1);
     const double waited = loader_->wait_seconds();
     std::vector<Batch> batches;
     for (int64_t i = 0; i < micro_batches(); ++i) batches.push_back(loader_->next());
     steps_->submit(std::move(batches), loader_->wait_seconds() - waited);
+  }
+
+  /// Starts and ends the recording before `iteration`, with nothing in flight.
+  void switch_profiler(int64_t iteration) {
+    if (!config_.training.use_nsys_profiler) return;
+    const bool starts = iteration == config_.profile.profile_step_start;
+    if (!starts && iteration != config_.profile.profile_step_end) return;
+    settle(0);
+    engine_->device().synchronize();
+    starts ? start_profiler() : stop_profiler();
   }
 
   /// Takes steps until `left` are in flight; evaluations belong to the last of them.

@@ -153,6 +153,7 @@ std::vector<Case> run_cases() {
        "exclude each other"},
       {"fp64-on-cpu", {"precision.params_dtype=fp64", "run.device=cuda"}, "is for run.device: cpu"},
       {"scale-needs-fp16", {"precision.loss_scale=128"}, "is for params_dtype: fp16, not fp32"},
+      {"profile-range", {"profile.profile_step_start=12"}, "not before profile_step_end"},
       {"scale-range", {"precision.min_loss_scale=4", "precision.initial_loss_scale=2"}, "exceeds initial_loss_scale"},
       {"retain-multiple", {"checkpoint.save_retain_interval=5"}, "needs save_interval"},
       {"retain-multiple", {"checkpoint.save_retain_interval=5", "checkpoint.save_interval=2"}, "not a multiple"},
