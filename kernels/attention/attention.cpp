@@ -227,14 +227,14 @@ int64_t attention_backward_workspace_cuda(const AttentionBackwardArgs& args) {
 }
 
 int64_t attention_splits_cuda(const AttentionArgs& args) {
-  constexpr int64_t kRows = 32, kLeastKeys = 128, kBlocks = 528;  // the last: four for each multiprocessor
+  constexpr int64_t kRows = 32, kLeastKeys = 128, kBlocks = 396;  // the last: what an H100 holds at once
   const Dims& q = args.q.shape;
   const int64_t rows = q[0] * q[3], width = std::max(q[4], args.v.shape[3]);
   const bool fits = args.last_key.shape.rank() > 0 && args.lse.shape.rank() == 0 && size_of(args.q.dtype) == 2 &&
                     rows <= kRows && width <= 128;
   const int64_t blocks = q[1] * q[2] * div_ceil(rows, 16);
   if (!fits || blocks == 0) return 1;
-  return std::max<int64_t>(1, std::min(div_ceil(args.k.shape[0], kLeastKeys), div_ceil(kBlocks, blocks)));
+  return std::max<int64_t>(1, std::min(div_ceil(args.k.shape[0], kLeastKeys), kBlocks / blocks));
 }
 
 int64_t attention_own_workspace_cuda(const AttentionArgs& args) {

@@ -28,6 +28,9 @@ struct AttentionOptions {
   /// The gradient has the same bits every time. Only a GPU can do without: there some gradients are then faster.
   bool deterministic = true;
   AttentionImplementation implementation = AttentionImplementation::kBest;
+  /// Bytes of workspace at which a GPU starts to take samples and groups of heads in parts. Deterministic gradients of
+  /// cuDNN need 2 bytes a score; fewer than four groups of long sequences at once would not keep a GPU busy.
+  int64_t workspace_limit = int64_t{5} << 29;
 };
 
 /// Optional operands; absent ones have no effect.

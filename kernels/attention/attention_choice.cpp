@@ -117,6 +117,8 @@ std::string make_call(const AttentionArgs& a, const std::vector<Listed>& tensors
     return "strides of neither heads nor samples";
   }
   call.heads = call.groups * q[3];
+  const CudnnStrides dense{call.heads * call.queries, call.queries, 1};
+  if (call.statistics && call.strides[kCudnnLse] != dense) return "statistics in another layout";
   return "";
 }
 
@@ -127,8 +129,8 @@ int64_t largest_divisor(int64_t n, int64_t most) {
   return divisor;
 }
 
-/// Cuts the call into equal parts of at most kCudnnPartBytes where that is possible.
-void cut(AttentionChoice& choice) {
+/// Cuts the call into equal parts of at most `limit` bytes where that is possible.
+void cut(int64_t limit, AttentionChoice& choice) {
   CudnnAttention& call = choice.call;
   const int64_t batch = call.batch, groups = call.groups, heads_per_group = call.heads / call.groups;
   const auto resize = [&](int64_t new_batch, int64_t new_groups) {
@@ -138,11 +140,11 @@ void cut(AttentionChoice& choice) {
     choice.workspace = cudnn_workspace(call);
   };
   resize(1, groups);
-  if (choice.workspace <= kCudnnPartBytes) {
-    resize(largest_divisor(batch, kCudnnPartBytes / choice.workspace), groups);
+  if (choice.workspace <= limit) {
+    resize(largest_divisor(batch, limit / choice.workspace), groups);
   } else {
     resize(1, 1);
-    resize(1, largest_divisor(groups, kCudnnPartBytes / choice.workspace));
+    resize(1, largest_divisor(groups, limit / choice.workspace));
   }
   choice.batch_parts = batch / call.batch;
   choice.group_parts = groups / call.groups;
@@ -218,7 +220,7 @@ AttentionChoice choose_attention(const AttentionBackwardArgs& args) {
   }
   if (choice.reason.empty()) choice.reason = refuse_rows(tensors);
   if (choice.reason.empty()) choice.reason = make_call(a, tensors, choice.call);
-  if (choice.reason.empty()) cut(choice);
+  if (choice.reason.empty()) cut(a.options.workspace_limit, choice);
   return decide(a.options, std::move(choice));
 }
 

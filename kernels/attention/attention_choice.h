@@ -29,7 +29,7 @@ struct CudnnAttention {
   int64_t batch = 0, heads = 0, groups = 0, queries = 0, keys = 0, d = 0, e = 0;
   int64_t left = -1, right = -1;  ///< keys that a query sees before and after its own place; -1: all
   double scale = 1;
-  std::array<CudnnStrides, kCudnnTensors> strides;
+  std::array<CudnnStrides, kCudnnTensors> strides;  ///< of the whole, in which a part lies
   auto operator<=>(const CudnnAttention&) const = default;
 };
 std::string describe(const CudnnAttention& call);
@@ -49,10 +49,11 @@ struct AttentionChoice {
 /// Of the forward. InternalError when the options ask for cuDNN and it does not take the case.
 AttentionChoice choose_attention(const AttentionArgs& args);
 /// Of the gradient. cuDNN's deterministic kernels keep the gradients of all probabilities of a part in the workspace;
-/// parts are as large as kCudnnPartBytes allow, one sample and group at least, up to kCudnnMostBytes.
+/// parts are as large as options.workspace_limit allows, one sample and group at least.
 AttentionChoice choose_attention(const AttentionBackwardArgs& args);
 
-constexpr int64_t kCudnnPartBytes = int64_t{5} << 29, kCudnnMostBytes = int64_t{4} << 30;
+/// Where one group of one sample needs more, cuDNN is not used.
+constexpr int64_t kCudnnMostBytes = int64_t{4} << 30;
 
 /// "cuDNN", "cuDNN in 4 parts", or "own kernel: " and the reason.
 std::string describe(const AttentionChoice& choice);

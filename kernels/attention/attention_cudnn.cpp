@@ -69,7 +69,8 @@ Tensor_attributes attributes(const CudnnAttention& c, CudnnTensor place) {
   const bool key = place == kCudnnK || place == kCudnnDk, value = place == kCudnnV || place == kCudnnDv;
   const bool of_values = value || place == kCudnnOut || place == kCudnnDout;
   const int64_t inner = place == kCudnnLse ? 1 : of_values ? c.e : c.d;
-  const CudnnStrides& s = c.strides[place];
+  // cuDNN wants the statistics of a call dense; those of a part of the groups are, of one sample.
+  const CudnnStrides s = place == kCudnnLse ? CudnnStrides{c.heads * c.queries, c.queries, 1} : c.strides[place];
   Tensor_attributes t;
   t.set_uid(place + 1)
       .set_dim({c.batch, key || value ? c.groups : c.heads, key || value ? c.keys : c.queries, inner})

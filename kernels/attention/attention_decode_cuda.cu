@@ -1,6 +1,6 @@
 // Attention of few rows over many keys (generation), which is bound by reading the cache: blocks take parts of the keys
 // side by side, their sums are combined in the order of the parts (flash decoding, Dao et al. 2023). The four warps of
-// a block hold the same 16 rows and take turns on tiles of 32 keys, each through shared memory of its own.
+// a block hold the same 16 rows and take turns on tiles of 16 keys, each through shared memory of its own.
 #include "kernels/attention/attention_softmax.cuh"
 
 namespace megatron::cuda {
@@ -8,7 +8,7 @@ namespace {
 
 constexpr int kWarps = 4, kThreads = kWarps * kWarp;
 constexpr int kRows = 16;
-constexpr int kKeys = 32;  ///< of a tile
+constexpr int kKeys = 16;  ///< of a tile
 constexpr int kStages = 2;
 constexpr int kPad = 8;
 
@@ -170,33 +170,42 @@ __global__ void __launch_bounds__(kThreads) decode_mma(const __grid_constant__ A
   store_partial<D>(p, at, state, reinterpret_cast<float*>(launch_memory()));
 }
 
-/// out = sum over parts, in their order; one warp a row.
+/// out = sum over parts; one block a row. A warp sums every fourth part, then the warps' sums are added in their order.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) combine_kernel(const __grid_constant__ AttentionView p) {
-  const int lane = threadIdx.x % kWarp;
-  const int row = static_cast<int>(blockIdx.x) * kWarps + static_cast<int>(threadIdx.x) / kWarp;
-  if (row >= p.batch * p.groups * p.rows) return;
+  constexpr int kColumns = 4;  // of a lane
+  __shared__ float sums[kWarps][kColumns * kWarp], totals[kWarps];
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, row = blockIdx.x;
   const int pair = row / p.rows, n = row % p.rows, b = pair / p.groups, g = pair % p.groups;
   const int size = p.e + 2;
   const float* from = partial_row(p, b, g, n, 0);
   float highest = -INFINITY;
   for (int i = lane; i < p.splits; i += kWarp) highest = fmaxf(highest, from[i * size + p.e]);
   highest = warp_max(highest);
-  float total = 0, sums[4] = {};
-  for (int i = 0; i < p.splits; ++i) {
+  float total = 0, sum[kColumns] = {};
+#pragma unroll 8
+  for (int i = warp; i < p.splits; i += kWarps) {
     const float* part = from + i * size;
     const float factor = share(part[p.e], highest);
     total += part[p.e + 1] * factor;
 #pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      if (lane + kWarp * j < p.e) sums[j] += part[lane + kWarp * j] * factor;
+    for (int j = 0; j < kColumns; ++j) {
+      if (lane + kWarp * j < p.e) sum[j] += part[lane + kWarp * j] * factor;
     }
   }
-  T* to = p.out.row<T>(n / p.heads, b, g, n % p.heads);
 #pragma unroll
-  for (int j = 0; j < 4; ++j) {
-    if (lane + kWarp * j < p.e) to[lane + kWarp * j] = from_accumulator<T>(total > 0 ? sums[j] / total : 0.0f);
+  for (int j = 0; j < kColumns; ++j) sums[warp][lane + kWarp * j] = sum[j];
+  if (lane == 0) totals[warp] = total;
+  __syncthreads();
+  const int c = threadIdx.x;
+  if (c >= p.e) return;
+  float all = 0, value = 0;
+#pragma unroll
+  for (int w = 0; w < kWarps; ++w) {
+    all += totals[w];
+    value += sums[w][c];
   }
+  p.out.row<T>(n / p.heads, b, g, n % p.heads)[c] = from_accumulator<T>(all > 0 ? value / all : 0.0f);
 }
 
 template <typename T, int D>
@@ -206,8 +215,7 @@ void launch(const AttentionView& p, void* stream) {
   const int64_t sums = kWarps * kRows * (D + 2) * static_cast<int64_t>(sizeof(float));
   launch_attention(decode_mma<T, D>, "attention_cached", pairs * div_ceil(p.rows, kRows) * p.splits, kThreads,
                    tiles > sums ? tiles : sums, stream, p);
-  launch_attention(combine_kernel<T>, "attention_cached: combine", div_ceil(pairs * p.rows, kWarps), kThreads, 0,
-                   stream, p);
+  launch_attention(combine_kernel<T>, "attention_cached: combine", pairs * p.rows, kThreads, 0, stream, p);
 }
 
 template <typename T>

@@ -75,6 +75,11 @@ inline void add_fused_cases(std::vector<OpCase>& cases) {
   add_by_implementation(cases, "fused two-sided window", {129, 129, 1, 2, 1, 64, 64}, both);
   add_by_implementation(cases, "fused causal, heads of 192", {70, 70, 1, 1, 2, 192, 192}, causal);
   add_by_implementation(cases, "fused causal, values of 32", {70, 70, 1, 2, 2, 64, 32}, causal);
+  AttentionOptions parts;
+  parts.workspace_limit = 1;
+  add_by_implementation(cases, "fused causal, in parts by sample and group", {96, 96, 2, 3, 2, 64, 64}, parts);
+  parts.workspace_limit = 560000;  // two samples
+  add_by_implementation(cases, "fused causal, in parts of two samples", {128, 128, 4, 2, 2, 64, 64}, parts);
   add_by_implementation(cases, "fused large scores", {64, 64, 1, 2, 1, 64, 64}, causal, 8.0);
 }
 

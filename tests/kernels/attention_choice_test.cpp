@@ -97,6 +97,9 @@ TEST_CASE("cuDNN sees dense and interleaved projections through strides", "[atte
   // Multi-head attention has one head a group: heads have a stride in either layout.
   const CudnnAttention heads = choose_attention(make_fused({.q = 1})).call;
   REQUIRE((heads.batch == 2 && heads.heads == 2 && heads.strides[kCudnnQ].h == 3 * 64));
+  AttentionBackwardArgs other = make_args(n);
+  other.forward.lse.strides = contiguous_strides(other.forward.lse.shape);
+  REQUIRE(choose_attention(other).reason == "statistics in another layout");
   AttentionBackwardArgs neither = make_fused(n);
   neither.forward.q.strides[1] += 64;
   REQUIRE(choose_attention(neither).reason == "strides of neither heads nor samples");
@@ -137,7 +140,7 @@ TEST_CASE("deterministic gradients of cuDNN come in parts that fit the limit", "
   REQUIRE((whole.batch_parts == 1 && whole.group_parts == 1 && whole.call.batch == 64));
   const AttentionChoice by_sample = choose({4096, 8, 8, 4, 128}, true);
   REQUIRE((by_sample.batch_parts == 4 && by_sample.group_parts == 1 && by_sample.call.batch == 2));
-  REQUIRE(cudnn_workspace(by_sample.call) <= kCudnnPartBytes);
+  REQUIRE(cudnn_workspace(by_sample.call) <= AttentionOptions().workspace_limit);
   const AttentionChoice by_group = choose({8192, 2, 8, 4, 64}, true);
   REQUIRE((by_group.batch_parts == 2 && by_group.group_parts == 2 && by_group.call.heads == 16));
   REQUIRE(choose({8192, 2, 8, 4, 64}, false).batch_parts == 1);
