@@ -43,7 +43,7 @@ struct Held {
 
   __device__ __forceinline__ A get(int i) const {
     if constexpr (kPairs) {
-      return unpack<T>(words.v[i / 2], i % 2);
+      return half_of_pair<T>(words.v[i / 2], i % 2);
     } else {
       return words.v[i];
     }
@@ -54,7 +54,7 @@ struct Held {
     if constexpr (kPairs) {
 #pragma unroll
       for (int i = 0; i < N; i += 2)
-        words.v[i / 2] = pack_pair<T>(static_cast<float>(values[i]), static_cast<float>(values[i + 1]));
+        words.v[i / 2] = pair_of<T>(static_cast<float>(values[i]), static_cast<float>(values[i + 1]));
     } else {
 #pragma unroll
       for (int i = 0; i < N; ++i) words.v[i] = static_cast<T>(values[i]);
