@@ -145,31 +145,32 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(const T* dy, const T
 /// One pack of y per thread; x has rows [2, f], f = per_row * N.
 template <int N, typename T, typename Act>
 __global__ void __launch_bounds__(kThreads)
-    gated_forward_kernel(const T* __restrict__ x, T* __restrict__ y, int64_t total, int64_t per_row, Act act) {
+    gated_forward_kernel(const T* __restrict__ x, T* __restrict__ y, uint32_t total, Divisor per_row, Act act) {
   using A = Accumulator<T>;
-  const int64_t pack = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  const uint32_t pack = blockIdx.x * kThreads + threadIdx.x;
   if (pack >= total) return;
-  const T* gates = x + (pack + divide(pack, per_row) * per_row) * N;
+  const T* gates = x + (pack + int64_t{per_row.divide(pack)} * per_row.value) * N;
   A gate[N], linear[N];
   load_values<N>(gates, gate);
-  load_values<N>(gates + per_row * N, linear);
+  load_values<N>(gates + int64_t{per_row.value} * N, linear);
 #pragma unroll
   for (int i = 0; i < N; ++i) gate[i] = act(gate[i]).value * linear[i];
-  store_values<N>(y + pack * N, gate);
+  store_values<N>(y + int64_t{pack} * N, gate);
 }
 
 template <int N, typename T, typename Act>
 __global__ void __launch_bounds__(kThreads)
-    gated_backward_kernel(const T* __restrict__ dy, const T* __restrict__ x, T* __restrict__ dx, int64_t total,
-                          int64_t per_row, Act act) {
+    gated_backward_kernel(const T* __restrict__ dy, const T* __restrict__ x, T* __restrict__ dx, uint32_t total,
+                          Divisor per_row, Act act) {
   using A = Accumulator<T>;
-  const int64_t pack = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  const uint32_t pack = blockIdx.x * kThreads + threadIdx.x;
   if (pack >= total) return;
-  const int64_t first = (pack + divide(pack, per_row) * per_row) * N, second = first + per_row * N;
+  const int64_t first = (pack + int64_t{per_row.divide(pack)} * per_row.value) * N;
+  const int64_t second = first + int64_t{per_row.value} * N;
   A gate[N], linear[N], gradient[N];
   load_values<N>(x + first, gate);
   load_values<N>(x + second, linear);
-  load_values<N>(dy + pack * N, gradient);
+  load_values<N>(dy + int64_t{pack} * N, gradient);
 #pragma unroll
   for (int i = 0; i < N; ++i) {
     const Point<A> p = act(gate[i]);
@@ -178,6 +179,11 @@ __global__ void __launch_bounds__(kThreads)
   }
   store_values<N>(dx + first, gate);
   store_values<N>(dx + second, linear);
+}
+
+uint32_t packs_of(int64_t count) {
+  MEGATRON_CHECK(count < (int64_t{1} << 31), "gated_activation: the tensor is too large for one launch");
+  return static_cast<uint32_t>(count);
 }
 
 /// body(Tag<T>, act, pack): pack is kPerVector<T> when `packs(that)` allows it, else 1.
@@ -232,7 +238,7 @@ void gated_activation_cuda(const GatedActivationArgs& args, void* stream) {
     using T = typename decltype(tag)::type;
     constexpr int N = decltype(pack)::value;
     gated_forward_kernel<N><<<grid_size(n / N, kThreads), kThreads, 0, stream_of(stream)>>>(
-        data_of<T>(args.x), data_of<T>(args.y), n / N, args.x.shape.back() / N, act);
+        data_of<T>(args.x), data_of<T>(args.y), packs_of(n / N), Divisor(args.x.shape.back() / N), act);
   });
 }
 
@@ -246,7 +252,8 @@ void gated_activation_backward_cuda(const GatedActivationBackwardArgs& args, voi
     using T = typename decltype(tag)::type;
     constexpr int N = decltype(pack)::value;
     gated_backward_kernel<N><<<grid_size(n / N, kThreads), kThreads, 0, stream_of(stream)>>>(
-        data_of<T>(args.dy), data_of<T>(args.x), data_of<T>(args.dx), n / N, args.x.shape.back() / N, act);
+        data_of<T>(args.dy), data_of<T>(args.x), data_of<T>(args.dx), packs_of(n / N), Divisor(args.x.shape.back() / N),
+        act);
   });
 }
 

@@ -55,16 +55,30 @@ struct Divisor {
 /// values[i] = p[i], converted.
 template <int N, typename T, typename A>
 __device__ __forceinline__ void load_values(const T* p, A (&values)[N]) {
-  const Pack<T, N> r = load_pack<T, N>(p);
+  if constexpr (sizeof(T) == 2 && N % 2 == 0) {
+    const auto pairs = load_pack<uint32_t, N / 2>(reinterpret_cast<const uint32_t*>(p));
 #pragma unroll
-  for (int i = 0; i < N; ++i) values[i] = to_accumulator<A>(r.v[i]);
+    for (int i = 0; i < N; ++i) values[i] = static_cast<A>(half_of_pair<T>(pairs.v[i / 2], i % 2));
+  } else {
+    const Pack<T, N> r = load_pack<T, N>(p);
+#pragma unroll
+    for (int i = 0; i < N; ++i) values[i] = to_accumulator<A>(r.v[i]);
+  }
 }
 template <int N, typename T, typename A>
 __device__ __forceinline__ void store_values(T* p, const A (&values)[N]) {
-  Pack<T, N> r;
+  if constexpr (sizeof(T) == 2 && N % 2 == 0) {
+    Pack<uint32_t, N / 2> pairs;
 #pragma unroll
-  for (int i = 0; i < N; ++i) r.v[i] = from_accumulator<T>(values[i]);
-  store_pack<T, N>(p, r);
+    for (int i = 0; i < N; i += 2)
+      pairs.v[i / 2] = pair_of<T>(static_cast<float>(values[i]), static_cast<float>(values[i + 1]));
+    store_pack<uint32_t, N / 2>(reinterpret_cast<uint32_t*>(p), pairs);
+  } else {
+    Pack<T, N> r;
+#pragma unroll
+    for (int i = 0; i < N; ++i) r.v[i] = from_accumulator<T>(values[i]);
+    store_pack<T, N>(p, r);
+  }
 }
 
 /// Can rows of `t` be walked in packs of `n` elements? An absent tensor can.

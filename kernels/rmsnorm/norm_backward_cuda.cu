@@ -81,7 +81,8 @@ __device__ __forceinline__ void write_dx(const Backward<TX, TY>& b, int64_t row,
   }
 }
 
-/// kAhead: the next row is on its way while one is worked on.
+/// kAhead: the next row is on its way while one is worked on, where registers allow it: with two parameters' gradients
+/// of two packs they spill.
 template <bool kMean, bool kAligned, int kPacks, bool kAhead, typename TX, typename TY>
 __global__ void __launch_bounds__(kBlockLimit<kPacks>) backward_kernel(const Backward<TX, TY> b) {
   using A = Accumulator<TX>;
@@ -173,7 +174,7 @@ void launch_rows(const Backward<TX, TY>& b, const RowCut& cut, unsigned grid, bo
   if constexpr (sizeof(TX) < sizeof(double)) {
     if (aligned && cut.packs == 1) return backward_kernel<kMean, true, 1, true><<<grid, block, 0, stream>>>(b);
     if (aligned && cut.packs == kBackwardPacks)
-      return backward_kernel<kMean, true, kBackwardPacks, true><<<grid, block, 0, stream>>>(b);
+      return backward_kernel<kMean, true, kBackwardPacks, !kMean><<<grid, block, 0, stream>>>(b);
     if (aligned && cut.packs == kWidePacks)
       return backward_kernel<kMean, true, kWidePacks, false><<<grid, block, 0, stream>>>(b);
   }
@@ -188,7 +189,7 @@ void launch_backward(Backward<TX, TY> b, const NormBackwardCudaArgs& args, bool 
   b.threads = cut.threads;
   const int64_t blocks = backward_blocks(b.rows, cut);
   if (blocks > 0 && (b.dx || b.partial)) launch_rows<kMean>(b, cut, static_cast<unsigned>(blocks), aligned, stream);
-  if (!b.partial) return;
+  if (!args.dgamma && !args.dbeta) return;
   const Combined<A> c{b.partial, data_of<A>(args.dgamma), data_of<A>(args.dbeta), blocks * cut.rows,
                       b.n,       args.add_dgamma,         args.add_dbeta};
   combine_kernel<<<dim3(grid_size(b.n, kWarp), kMean ? 2 : 1), dim3(kWarp, kCombineLanes), 0, stream>>>(c);

@@ -42,10 +42,8 @@ struct Held {
   Pack<Word, kPairs ? N / 2 : N> words;
 
   __device__ __forceinline__ A get(int i) const {
-    if constexpr (std::is_same_v<T, BF16>) {
-      return __uint_as_float(i % 2 == 0 ? words.v[i / 2] << 16 : words.v[i / 2] & 0xffff0000u);
-    } else if constexpr (std::is_same_v<T, F16>) {
-      return __half2float(__ushort_as_half(static_cast<unsigned short>(words.v[i / 2] >> (i % 2 * 16))));
+    if constexpr (kPairs) {
+      return half_of_pair<T>(words.v[i / 2], i % 2);
     } else {
       return words.v[i];
     }
@@ -55,10 +53,8 @@ struct Held {
   __device__ __forceinline__ void set(const V (&values)[N]) {
     if constexpr (kPairs) {
 #pragma unroll
-      for (int i = 0; i < N; i += 2) {
-        Pack<T, 2> pair{{from_accumulator<T>(values[i]), from_accumulator<T>(values[i + 1])}};
-        words.v[i / 2] = *reinterpret_cast<const uint32_t*>(&pair);
-      }
+      for (int i = 0; i < N; i += 2)
+        words.v[i / 2] = pair_of<T>(static_cast<float>(values[i]), static_cast<float>(values[i + 1]));
     } else {
 #pragma unroll
       for (int i = 0; i < N; ++i) words.v[i] = static_cast<T>(values[i]);

@@ -88,6 +88,25 @@ __device__ __forceinline__ T from_accumulator(A v) {
   }
 }
 
+/// Two 16-bit numbers in a register: with arrays of their own type each of them takes a register, and instructions to
+/// get there.
+template <typename T>
+__device__ __forceinline__ float half_of_pair(uint32_t pair, int which) {
+  if constexpr (std::is_same_v<T, BF16>) return __uint_as_float(which == 0 ? pair << 16 : pair & 0xffff0000u);
+  return __half2float(__ushort_as_half(static_cast<unsigned short>(pair >> (which * 16))));
+}
+/// Rounds to nearest even.
+template <typename T>
+__device__ __forceinline__ uint32_t pair_of(float first, float second) {
+  if constexpr (std::is_same_v<T, BF16>) {
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(first, second);
+    return *reinterpret_cast<const uint32_t*>(&pair);
+  } else {
+    const __half2 pair = __floats2half2_rn(first, second);
+    return *reinterpret_cast<const uint32_t*>(&pair);
+  }
+}
+
 // ---- access
 
 /// Elements of T in 16 bytes.
