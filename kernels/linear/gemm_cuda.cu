@@ -208,7 +208,7 @@ void gemm_cuda(const CudaGemm& args, void* workspace, void* stream) {
   }
   GemmPlan& plan = blas.plan(g, workspace, stream);
   if (!plan.found) fail_gemm("cuBLASLt has no algorithm for the " + describe(g));
-  check_blas(enqueue(blas.handle(), plan, g, g.c, workspace, stream), "cublasLtMatmul", &g);
+  check_blas(enqueue(blas.handle(), plan, g, workspace, stream), "cublasLtMatmul", &g);
 }
 
 GemmChoiceReport gemm_choice_report() {

@@ -30,7 +30,7 @@ constexpr int64_t kGemmWorkspaceCuda = int64_t{32} << 20;
 
 /// `workspace`: kGemmWorkspaceCuda bytes, aligned to 256. Only enqueues, but for the first call of the thread for a
 /// product of some size. That one takes the algorithm from the cache of choices (device/choice_cache.h), or else times
-/// cuBLASLt's candidates whose sums have one order (about 0.1 s, waits for the stream, may take memory as large as C
+/// cuBLASLt's candidates whose sums have one order (about 0.2 s, waits for the stream, may take memory as large as C
 /// for that time) and stores the fastest there, which from then on stays: a product has the same bits in every run with
 /// the same cache. Without a folder to keep choices in, it is cuBLASLt's first candidate. Throws DeviceError naming the
 /// product when the library refuses it, and when it would have to be measured while `stream` is being captured.

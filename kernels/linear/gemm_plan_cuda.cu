@@ -105,15 +105,14 @@ std::vector<GemmAlgorithm> candidates(cublasLtHandle_t handle, GemmPlan& plan, c
   return algorithms;
 }
 
-cublasStatus_t enqueue(cublasLtHandle_t handle, GemmPlan& plan, const CudaGemm& g, void* target, void* workspace,
-                       void* stream) {
+cublasStatus_t enqueue(cublasLtHandle_t handle, GemmPlan& plan, const CudaGemm& g, void* workspace, void* stream) {
   if (g.bias != nullptr) set(&plan.product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, g.bias);
   const double wide[2] = {1.0, g.add ? 1.0 : 0.0};
   const float narrow[2] = {1.0f, g.add ? 1.0f : 0.0f};
   const bool is_wide = g.type == DType::kF64;
   const void* alpha = is_wide ? static_cast<const void*>(&wide[0]) : &narrow[0];
   const void* beta = is_wide ? static_cast<const void*>(&wide[1]) : &narrow[1];
-  return cublasLtMatmul(handle, &plan.product, alpha, g.b, &plan.b, g.a, &plan.a, beta, g.c, &plan.c, target, &plan.c,
+  return cublasLtMatmul(handle, &plan.product, alpha, g.b, &plan.b, g.a, &plan.a, beta, g.c, &plan.c, g.c, &plan.c,
                         &plan.algorithm.data, workspace, static_cast<size_t>(kGemmWorkspaceCuda),
                         static_cast<cudaStream_t>(stream));
 }
@@ -122,10 +121,10 @@ cublasStatus_t enqueue(cublasLtHandle_t handle, GemmPlan& plan, const CudaGemm& 
 
 namespace {
 
-constexpr float kBudget = 50;   ///< milliseconds for one product, beyond the first run of each candidate and one more
-constexpr int kMostRounds = 7;  ///< runs of each candidate that are timed
-constexpr float kHopeless = 1.3f;  ///< a candidate so many times slower than the best is timed once
-constexpr float kEqual = 1.02f;    ///< times that are taken as equal
+constexpr float kBudget = 120;  ///< milliseconds for the rounds of one product
+constexpr int kLeastRounds = 3, kMostRounds = 9;
+constexpr float kHopeless = 1.15f;  ///< a candidate so many times slower than the best after two rounds is left out
+constexpr float kGain = 0.98f;  ///< a candidate takes this much of the time of cuBLASLt's first one, or is not taken
 
 struct Event {
   cudaEvent_t event = nullptr;
@@ -135,28 +134,46 @@ struct Event {
   Event& operator=(const Event&) = delete;
 };
 
-/// Memory as large as C, or null when there is none.
-struct Scratch {
-  void* data = nullptr;
-  explicit Scratch(const CudaGemm& g) {
-    const int64_t bytes = (g.m - 1) * g.ldc + g.n;
-    if (cudaMalloc(&data, static_cast<size_t>(bytes * size_of(g.result))) == cudaSuccess) return;
-    cudaGetLastError();  // out of memory is no error here
-    data = nullptr;
+/// What C holds, kept beside it and put back at the end; nothing where the product does not read C.
+class Saved {
+ public:
+  Saved(const CudaGemm& g, cudaStream_t stream)
+      : c_(g.c), bytes_(static_cast<size_t>(((g.m - 1) * g.ldc + g.n) * size_of(g.result))), stream_(stream) {
+    if (!g.add) return;
+    if (cudaMalloc(&copy_, bytes_) != cudaSuccess) {
+      cudaGetLastError();  // out of memory is no error here
+      copy_ = nullptr;
+      complete_ = false;
+      return;
+    }
+    check_cuda(cudaMemcpyAsync(copy_, c_, bytes_, cudaMemcpyDeviceToDevice, stream_), "saving C");
   }
-  explicit Scratch() = default;
-  ~Scratch() { cudaFree(data); }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
+  ~Saved() { cudaFree(copy_); }
+  Saved(const Saved&) = delete;
+  Saved& operator=(const Saved&) = delete;
+
+  bool complete() const { return complete_; }
+  void restore() const {
+    if (copy_ == nullptr) return;
+    check_cuda(cudaMemcpyAsync(c_, copy_, bytes_, cudaMemcpyDeviceToDevice, stream_), "restoring C");
+    check_cuda(cudaStreamSynchronize(stream_), "restoring C");
+  }
+
+ private:
+  void* c_;
+  size_t bytes_;
+  cudaStream_t stream_;
+  void* copy_ = nullptr;
+  bool complete_ = true;
 };
 
 struct Candidate {
   size_t index = 0;
   std::vector<float> times;  ///< milliseconds
-  float median() {
-    const auto middle = times.begin() + static_cast<int64_t>(times.size() / 2);
-    std::nth_element(times.begin(), middle, times.end());
-    return *middle;
+  float median() const {
+    std::vector<float> sorted = times;
+    std::sort(sorted.begin(), sorted.end());
+    return 0.5f * (sorted[(sorted.size() - 1) / 2] + sorted[sorted.size() / 2]);
   }
 };
 
@@ -180,9 +197,9 @@ void time_round(std::vector<Candidate>& all, cudaStream_t stream, const std::fun
   }
 }
 
-float best_of(std::vector<Candidate>& all) {
+float best_of(const std::vector<Candidate>& all) {
   float best = all.front().median();
-  for (Candidate& one : all) best = std::min(best, one.median());
+  for (const Candidate& one : all) best = std::min(best, one.median());
   return best;
 }
 
@@ -200,31 +217,34 @@ std::vector<Candidate> that_run(size_t count, const std::function<cublasStatus_t
 size_t fastest(cublasLtHandle_t handle, GemmPlan plan, const CudaGemm& g, const std::vector<GemmAlgorithm>& algorithms,
                void* workspace, void* stream) {
   if (algorithms.size() < 2) return 0;
-  const Scratch scratch = g.add ? Scratch(g) : Scratch();
-  if (g.add && scratch.data == nullptr) return 0;
-  void* target = g.add ? scratch.data : g.c;
+  const auto lane = static_cast<cudaStream_t>(stream);
+  const Saved saved(g, lane);
+  if (!saved.complete()) return 0;
   const auto launch = [&](size_t i) {
     plan.algorithm = algorithms[i];
-    return enqueue(handle, plan, g, target, workspace, stream);
+    return enqueue(handle, plan, g, workspace, stream);
   };
   const auto timed = [&](size_t i) { check_blas(launch(i), "cublasLtMatmul", &g); };
   std::vector<Candidate> all = that_run(algorithms.size(), launch);
-  if (all.empty()) return 0;
-  const auto lane = static_cast<cudaStream_t>(stream);
-  time_round(all, lane, timed);
-  const float limit = kHopeless * best_of(all);
-  std::erase_if(all, [&](Candidate& one) { return one.median() > limit; });
-  float round = 0;
-  for (Candidate& one : all) round += one.median();
-  const int rounds = std::clamp(static_cast<int>(kBudget / std::max(round, 1e-3f)), 1, kMostRounds);
-  for (Candidate& one : all) one.times.clear();
-  for (int i = 0; i < rounds; ++i) time_round(all, lane, timed);
-  const float best = best_of(all);
-  size_t chosen = algorithms.size();
-  for (Candidate& one : all) {
-    if (one.median() <= best * kEqual) chosen = std::min(chosen, one.index);
+  if (all.size() < 2) {
+    saved.restore();
+    return all.empty() ? 0 : all.front().index;
   }
-  return chosen;
+  float spent = 0;
+  for (int round = 0; round < kLeastRounds || (round < kMostRounds && spent < kBudget); ++round) {
+    time_round(all, lane, timed);
+    for (const Candidate& one : all) spent += one.times.back();
+    if (round != 1) continue;
+    const float limit = kHopeless * best_of(all);
+    std::erase_if(all, [&](const Candidate& one) { return one.median() > limit; });
+  }
+  saved.restore();
+  // The first choice is the one to beat: another one is taken only where the gain is more than noise.
+  const auto quickest = std::min_element(
+      all.begin(), all.end(), [](const Candidate& a, const Candidate& b) { return a.median() < b.median(); });
+  const auto first = std::find_if(all.begin(), all.end(), [](const Candidate& one) { return one.index == 0; });
+  if (first != all.end() && quickest->median() > kGain * first->median()) return 0;
+  return quickest->index;
 }
 
 // ---------------------------------------------------------------------------------------------------------- as words

@@ -42,13 +42,13 @@ GemmPlan describe_product(const CudaGemm& g);
 /// of k are kept in the workspace in the type of the sum and added in a fixed order, never in C's own type or in place.
 std::vector<GemmAlgorithm> candidates(cublasLtHandle_t handle, GemmPlan& plan, const CudaGemm& g, int most);
 
-/// Enqueues the product with the plan's algorithm and writes it to `target`, which is g.c or of its layout.
-cublasStatus_t enqueue(cublasLtHandle_t handle, GemmPlan& plan, const CudaGemm& g, void* target, void* workspace,
-                       void* stream);
+/// Enqueues the product with the plan's algorithm.
+cublasStatus_t enqueue(cublasLtHandle_t handle, GemmPlan& plan, const CudaGemm& g, void* workspace, void* stream);
 
-/// Index of the fastest of `algorithms` with g's operands on `stream`; the earliest of those that are about as fast.
-/// Waits for the stream. What C holds is kept where the product adds to it, and overwritten where it does not. Takes
-/// and gives back memory as large as C where the product adds; 0 where there is not enough of it.
+/// Index of the fastest of `algorithms` with g's operands on `stream`; 0, cuBLASLt's first choice, unless another one
+/// is clearly faster. Waits for the stream. What C holds is put back where the product adds to it, and overwritten
+/// where it does not. Takes and gives back memory as large as C where the product adds; 0 where there is not enough of
+/// it.
 size_t fastest(cublasLtHandle_t handle, GemmPlan plan, const CudaGemm& g, const std::vector<GemmAlgorithm>& algorithms,
                void* workspace, void* stream);
 
