@@ -276,8 +276,8 @@ std::unique_ptr<NonFinite> find_non_finite(Executor& executor) {
         for (int d = info.sample_dim + 1; d < results[r].shape.rank(); ++d) inner *= results[r].shape[d];
         sample = index / inner % results[r].shape[info.sample_dim];
       }
-      first = std::make_unique<NonFinite>(
-          NonFinite{name_of(phase), op.scope, op.kind->name(), program.label(op.results[r]), index, sample, bad, order});
+      first = std::make_unique<NonFinite>(NonFinite{name_of(phase), op.scope, op.kind->name(),
+                                                    program.label(op.results[r]), index, sample, bad, order});
     }
   };
   executor.set_observer({nullptr, look});
