@@ -45,7 +45,7 @@ class Trainer {
         folder_(folder),
         status_(status),
         ranks_(std::make_shared<RankContext>(loaded.config, world)),
-        signals_(folder.exit_status_path(), abort_report()) {
+        signals_(folder.exit_status_path(), abort_report(world.rank())) {
     decisions_ = loaded.decisions;
   }
 
@@ -56,8 +56,9 @@ class Trainer {
   }
 
  private:
-  static std::string abort_report() {
+  static std::string abort_report(int rank) {
     ExitStatus report;
+    report.rank = rank;
     report.code = ExitCode::kResumable;
     report.reason = "stopped by a second SIGINT; the newest complete checkpoint is intact";
     return to_json(report);
