@@ -90,10 +90,12 @@ void CheckpointStore::remove_leftovers() {
   }
 }
 
-void CheckpointStore::stage(const std::string& staging, const CheckpointContent& content, Manifest& manifest) {
+void CheckpointStore::stage(const std::string& staging, const CheckpointContent& content, const WriteShares& write,
+                            Manifest& manifest) {
   const int made = ops_.make_directory(staging);
   if (made < 0) throw_file_error("create the folder", staging, -made);
-  ShardSet shards = write_shards(staging, 0, content.tensors, options_.shard_bytes, options_.chunk_bytes, ops_);
+  ShardSet shards = write ? write(staging)
+                          : write_shards(staging, 0, content.tensors, options_.shard_bytes, options_.chunk_bytes, ops_);
   manifest.files = std::move(shards.files);
   manifest.tensors = std::move(shards.tensors);
   for (const auto& [name, text] : content.texts) {
@@ -105,11 +107,11 @@ void CheckpointStore::stage(const std::string& staging, const CheckpointContent&
   }
 }
 
-SaveResult CheckpointStore::save(const CheckpointContent& content) {
+SaveResult CheckpointStore::save(const CheckpointContent& content, const WriteShares& write) {
   MEGATRON_CHECK(content.iteration >= 0, "negative iteration");
   const auto start = std::chrono::steady_clock::now();
   remove_leftovers();
-  int64_t bytes = total_bytes(content.tensors);
+  int64_t bytes = total_bytes(content.tensors) + content.other_bytes;
   for (const auto& [name, text] : content.texts) bytes += std::ssize(text);
   require_free_space(root_, bytes + kReserveBytes, ops_);
 
@@ -118,7 +120,7 @@ SaveResult CheckpointStore::save(const CheckpointContent& content) {
   const std::string staging = path_join(root_, str_cat(kStagingPrefix, name, "-", ::getpid(), "-", nonce()));
   const std::string target = path_join(root_, name);
   try {
-    stage(staging, content, manifest);
+    stage(staging, content, write, manifest);
     const std::string text = print_manifest(manifest);
     FileWriter writer(path_join(staging, kManifestName), FileOps::Create::kNew, ops_);
     writer.append(text);

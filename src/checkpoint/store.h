@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -33,7 +34,8 @@ struct CheckpointContent {
   int64_t iteration = 0;
   std::string tokenizer;  ///< fingerprint of the tokenizer; empty when there is none
   std::map<std::string, MetaValue> state;
-  std::vector<TensorSource> tensors;
+  std::vector<TensorSource> tensors;         ///< where several ranks write: this rank's share
+  int64_t other_bytes = 0;                   ///< shares of the others together
   std::map<std::string, std::string> texts;  ///< small files by plain name: "resolved.yaml", "tokenizer.json"
 };
 
@@ -42,6 +44,10 @@ struct SaveResult {
   int64_t bytes = 0;
   double seconds = 0;
 };
+
+/// Has all ranks write their shares to the staging folder, which they all see, and returns join_shards() of what they
+/// wrote.
+using WriteShares = std::function<ShardSet(const std::string& staging)>;
 
 /// The right to write checkpoints to a folder. It is held until destruction; a second owner is refused.
 class CheckpointStore {
@@ -53,13 +59,15 @@ class CheckpointStore {
   /// Writes and commits one checkpoint, then applies the retention rule. When it throws (disk full, storage failure,
   /// lost ownership), the checkpoints that were there before are still there. An existing checkpoint of this iteration
   /// is replaced, atomically where the file system can swap two names. Leftovers of dead saves are removed first.
-  SaveResult save(const CheckpointContent& content);
+  /// Without `write` this process writes content.tensors alone.
+  SaveResult save(const CheckpointContent& content, const WriteShares& write = {});
 
   const std::string& root() const { return root_; }
 
  private:
   void remove_leftovers();
-  void stage(const std::string& staging, const CheckpointContent& content, Manifest& manifest);
+  void stage(const std::string& staging, const CheckpointContent& content, const WriteShares& write,
+             Manifest& manifest);
   void publish(const std::string& staging, const std::string& target, const std::string& manifest_text);
   void replace(const std::string& staging, const std::string& target);
   void apply_retention();

@@ -4,9 +4,14 @@
 #include <memory>
 
 #include "base/error.h"
+#include "base/hash.h"
+#include "base/strings.h"
 #include "cli/commands.h"
 #include "cli/config_options.h"
 #include "cli/stop.h"
+#include "comm/launch.h"
+#include "comm/start_check.h"
+#include "parallel/mesh.h"
 #include "train/compare_devices.h"
 #include "train/data_setup.h"
 #include "train/model_state.h"
@@ -40,13 +45,38 @@ void compare_devices(const LoadedConfig& loaded) {
 }
 
 /// Everything but the training: configuration, data, programs, memory.
-void dry_run(const LoadedConfig& loaded) {
+void dry_run(const LoadedConfig& loaded, World& world) {
   const RunData data = open_data(loaded.config);
   std::vector<std::string> decisions = loaded.decisions;
   decisions.insert(decisions.end(), data.splits.notes.begin(), data.splits.notes.end());
-  const TrainPrograms programs = make_train_programs(loaded.config, data.vocab_size, ParallelContext());
+  const ParallelContext parallel(make_mesh(loaded.config.parallel, world.size(), world.rank()),
+                                 loaded.config.parallel.sequence_parallel);
+  const TrainPrograms programs = make_train_programs(loaded.config, data.vocab_size, parallel);
+  if (world.rank() > 0) return;
   std::printf("%s", describe_plan(loaded.config, programs, decisions).c_str());
   std::printf("dry run: configuration, tokenizer, data and plan are fine; nothing was trained\n");
+}
+
+/// The run as one of the ranks that were started together; the world has ended when this returns.
+ExitCode train_on_world(const TrainCommand& command, const TrainOptions& options) {
+  ExitCode code = ExitCode::kDone;
+  const std::unique_ptr<World> world = join_world(detect_launch(process_environment()));
+  run_as_rank(*world, [&] {
+    const LoadedConfig loaded = load_config(command.config, world->size());
+    if (world->size() > 1) {
+      compare_start(*world, {{"build", build_identity()}, {"configuration", hex64(xxh64(to_yaml(loaded.config)))}});
+    }
+    if (!command.compare_with.empty()) {
+      if (world->size() > 1) throw UsageError("--compare-with: compares one rank; start it without mpirun");
+      return compare_devices(loaded);
+    }
+    if (command.dry_run) return dry_run(loaded, *world);
+    if (options.finetune && loaded.config.checkpoint.load.empty()) {
+      throw UsageError("checkpoint.load: finetune starts from the weights of a checkpoint; name its folder");
+    }
+    code = run_training(loaded, options, *world);
+  });
+  return code;
 }
 
 void add_training_command(CLI::App& app, const std::string& name, const std::string& description, bool finetune) {
@@ -63,19 +93,13 @@ void add_training_command(CLI::App& app, const std::string& name, const std::str
           "reuse, twice: make the model small with --set")
       ->check(CLI::IsMember({"cpu"}));
   command->callback([options, command, finetune] {
-    const LoadedConfig loaded = load_config(options->config);
-    if (!options->compare_with.empty()) return compare_devices(loaded);
-    if (options->dry_run) return dry_run(loaded);
-    if (finetune && loaded.config.checkpoint.load.empty()) {
-      throw UsageError("checkpoint.load: finetune starts from the weights of a checkpoint; name its folder");
-    }
     TrainOptions train;
     train.arguments = {"megatron", command->get_name()};
     for (const std::string& file : options->config.files)
       train.arguments.insert(train.arguments.end(), {"--config", file});
     for (const std::string& set : options->config.sets) train.arguments.insert(train.arguments.end(), {"--set", set});
     train.finetune = finetune;
-    if (run_training(loaded, train) == ExitCode::kResumable) throw StoppedResumable();
+    if (train_on_world(*options, train) == ExitCode::kResumable) throw StoppedResumable();
   });
 }
 

@@ -17,12 +17,9 @@ Answer world_divides(const RuleContext& c) {
 
 Answer not_yet(int64_t value, const char* key) {
   if (value <= 1) return {};
-  return str_cat(key, " ", value, " is not supported yet; this version runs on one rank: set 1");
+  return str_cat(key, " ", value, " is not supported yet; this version has tensor and data parallelism: set 1");
 }
 
-Answer tensor_not_yet(const RuleContext& c) {
-  return not_yet(c.config.parallel.tensor_model_parallel_size, "tensor_model_parallel_size");
-}
 Answer pipeline_not_yet(const RuleContext& c) {
   return not_yet(c.config.parallel.pipeline_model_parallel_size, "pipeline_model_parallel_size");
 }
@@ -35,12 +32,6 @@ Answer expert_not_yet(const RuleContext& c) {
 Answer expert_tensor_not_yet(const RuleContext& c) {
   if (c.derived.count("parallel.expert_tensor_parallel_size") != 0) return {};
   return not_yet(c.config.parallel.expert_tensor_parallel_size, "expert_tensor_parallel_size");
-}
-
-Answer data_parallel_not_yet(const RuleContext& c) {
-  const ParallelConfig& p = c.config.parallel;
-  const int64_t ranks = p.tensor_model_parallel_size * p.pipeline_model_parallel_size * p.context_parallel_size;
-  return c.world_size > ranks ? not_yet(c.world_size, "a world size of") : std::nullopt;
 }
 
 Answer sequence_parallel_alone(const RuleContext& c) {
@@ -287,12 +278,10 @@ void add_parallel_rules(std::vector<Rule>& table) {
       {{"world-divides",
         {p + "tensor_model_parallel_size", p + "pipeline_model_parallel_size", p + "context_parallel_size"},
         world_divides},
-       {"tensor-parallel", {p + "tensor_model_parallel_size"}, tensor_not_yet},
        {"pipeline-parallel", {p + "pipeline_model_parallel_size"}, pipeline_not_yet},
        {"context-parallel", {p + "context_parallel_size"}, context_not_yet},
        {"expert-parallel", {p + "expert_model_parallel_size"}, expert_not_yet},
        {"expert-tensor-parallel", {p + "expert_tensor_parallel_size"}, expert_tensor_not_yet},
-       {"data-parallel", {}, data_parallel_not_yet},
        {"sequence-parallel", {p + "sequence_parallel", p + "tensor_model_parallel_size"}, sequence_parallel_alone},
        {"sharding", {p + "data_parallel_sharding_strategy"}, sharding_not_yet},
        {"batch-divides", {"training.global_batch_size", "training.micro_batch_size"}, batch_divides}});

@@ -19,6 +19,10 @@ std::string update_io::learning_rate(const ParamGroup& group) {
   return "learning_rate/" + group.label();
 }
 
+std::string update_io::total(const std::string& sum) {
+  return "total/" + sum;
+}
+
 namespace optimizer_state {
 std::string master(const std::string& parameter) {
   return "optimizer.state.fp32_param." + parameter;
@@ -51,7 +55,7 @@ class UpdateBuilder {
   UpdateBuilder(Program& program, const Program& train, const OptimizerConfig& config)
       : t_(program), train_(train), config_(config) {}
 
-  void build(const std::vector<ParamGroup>& groups) {
+  void build(const std::vector<ParamGroup>& groups, const std::vector<std::string>& sums) {
     const Placement everywhere = t_.replicated();
     weight_decay_ = t_.input(update_io::kWeightDecay, DType::kF64, {}, everywhere);
     count_ = t_.input(update_io::kUpdateCount, DType::kF64, {}, everywhere);
@@ -68,6 +72,9 @@ class UpdateBuilder {
     t_.output(update_io::kNorm, clip_.norm);
     t_.output(update_io::kCoefficient, clip_.coefficient);
     t_.output(update_io::kSkip, clip_.skip);
+    for (const std::string& name : sums) {
+      t_.output(update_io::total(name), reduce_partial(t_, declare_again(t_, train_, train_.by_name.at(name))));
+    }
     for (const ParamGroup& group : groups) {
       const Value lr = t_.input(update_io::learning_rate(group), DType::kF64, {}, everywhere);
       for (int64_t i : group.params)
@@ -134,12 +141,12 @@ Program make_begin_program(const Program& train, const std::vector<std::string>&
   return program;
 }
 
-Program make_update_program(const Program& train, const OptimizerConfig& config,
-                            const std::vector<ParamGroup>& groups) {
+Program make_update_program(const Program& train, const OptimizerConfig& config, const std::vector<ParamGroup>& groups,
+                            const std::vector<std::string>& sums) {
   Program program;
   program.name = "update";
   program.mesh = train.mesh;
-  UpdateBuilder(program, train, config).build(groups);
+  UpdateBuilder(program, train, config).build(groups, sums);
   verify(program);
   return program;
 }

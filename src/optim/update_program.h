@@ -10,7 +10,7 @@
 
 namespace megatron {
 
-/// Names of the inputs and outputs of the update program (all fp64 scalars).
+/// Names of the inputs and outputs of the update program (fp64 scalars, but for the totals).
 namespace update_io {
 inline constexpr char kWeightDecay[] = "weight_decay", kInverseScale[] = "inverse_loss_scale",
                       kUpdateCount[] = "update_count";
@@ -18,6 +18,7 @@ inline constexpr char kNorm[] = "grad_norm", kCoefficient[] = "clip_coefficient"
 /// State: not 0 after a step that was skipped, and then all further ones are, until the host writes 0.
 inline constexpr char kHalt[] = "halt";
 std::string learning_rate(const ParamGroup& group);  ///< "learning_rate/default"
+std::string total(const std::string& sum);           ///< "total/loss_sum"
 }  // namespace update_io
 
 /// Names of optimizer state, as in Megatron-Core's distributed checkpoints.
@@ -33,7 +34,9 @@ bool is_optimizer_state(const std::string& name);
 Program make_begin_program(const Program& train, const std::vector<std::string>& sums);
 
 /// Global norm, clipping and one AdamW or SGD update of every parameter of the differentiated program `train`. When the
-/// norm is not finite, or state kHalt is set, nothing changes and output kSkip is 1.
-Program make_update_program(const Program& train, const OptimizerConfig& config, const std::vector<ParamGroup>& groups);
+/// norm is not finite, or state kHalt is set, nothing changes and output kSkip is 1. Each of `sums`, states of `train`,
+/// is added up over the ranks that hold parts of it: output total(name), of its type.
+Program make_update_program(const Program& train, const OptimizerConfig& config, const std::vector<ParamGroup>& groups,
+                            const std::vector<std::string>& sums = {});
 
 }  // namespace megatron

@@ -258,10 +258,12 @@ int64_t first_non_finite(const Tensor& t, double* bad) {
 
 std::unique_ptr<NonFinite> find_non_finite(Executor& executor) {
   std::unique_ptr<NonFinite> first;
+  int64_t order = -1;
   const Program& program = executor.plan().program;
   const auto look = [&](Phase phase, const Executor::BoundOp& bound) {
     const Op& op = program.op(bound.id);
     const std::vector<Tensor>& results = bound.results;
+    ++order;
     for (size_t r = 0; r < results.size() && !first; ++r) {
       double bad = 0;
       const HostTensor host = to_host(executor.device(), results[r]);
@@ -274,8 +276,8 @@ std::unique_ptr<NonFinite> find_non_finite(Executor& executor) {
         for (int d = info.sample_dim + 1; d < results[r].shape.rank(); ++d) inner *= results[r].shape[d];
         sample = index / inner % results[r].shape[info.sample_dim];
       }
-      first = std::make_unique<NonFinite>(
-          NonFinite{name_of(phase), op.scope, op.kind->name(), program.label(op.results[r]), index, sample, bad});
+      first = std::make_unique<NonFinite>(NonFinite{name_of(phase), op.scope, op.kind->name(),
+                                                    program.label(op.results[r]), index, sample, bad, order});
     }
   };
   executor.set_observer({nullptr, look});

@@ -44,6 +44,7 @@ struct NonFinite {
   int64_t index = -1;         ///< first bad element (row-major, local)
   int64_t sample_index = -1;  ///< its sample within the micro-batch, or -1
   double bad = 0;
+  int64_t order = 0;  ///< operations that ran before: ranks that found different values compare it
 };
 
 class Executor {

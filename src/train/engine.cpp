@@ -49,26 +49,54 @@ void stage_array(Executor& executor, const char* name, const std::vector<T>& val
 }
 
 /// The arena, once it is known that everything fits.
-std::shared_ptr<Buffer> reserve(const Config& config, const TrainPrograms& programs, Device& device) {
-  require_memory(config, programs, ParallelContext(), device);
-  return std::make_shared<Buffer>(device, programs.arena_bytes());
+std::shared_ptr<Buffer> reserve(const Config& config, const TrainPrograms& programs, RankContext& ranks) {
+  require_memory(config, programs, ranks.parallel(), ranks.device());
+  return std::make_shared<Buffer>(ranks.device(), programs.arena_bytes());
+}
+
+/// What was found, and on which samples.
+std::string describe(const NonFinite& found, const Batch& batch) {
+  std::string text = str_cat(found.bad, " in ", found.scope, ", phase ", found.phase, ", operation ", found.op,
+                             ", value ", found.value, ", element ", found.index);
+  if (found.sample_index >= 0) {
+    return text + str_cat(", sample ", batch.sample_ids[static_cast<size_t>(found.sample_index)]);
+  }
+  std::vector<std::string> samples;
+  for (int64_t id : batch.sample_ids) samples.push_back(std::to_string(id));
+  return text + ", samples " + join(samples, ", ");
+}
+
+/// The finding of the rank that came upon one first: collectives carry bad values to others. Order -1: none.
+std::string earliest(RankContext& ranks, int64_t order, const std::string& text) {
+  if (ranks.size() == 1) return text;
+  std::string best;
+  int64_t first = -1;
+  for (const std::string& one : ranks.world().gather(str_cat(order, " ", ranks.world().label(), ": ", text))) {
+    const int64_t other = std::stoll(one);
+    if (other < 0 || (first >= 0 && other >= first)) continue;
+    first = other;
+    best = one.substr(one.find(' ') + 1);
+  }
+  return best;
 }
 
 constexpr int64_t kResultStride = 8;  ///< of one scalar in a result slot
 
 }  // namespace
 
-TrainEngine::TrainEngine(const Config& config, TrainPrograms programs)
+TrainEngine::TrainEngine(const Config& config, TrainPrograms programs, std::shared_ptr<RankContext> ranks)
     : config_(config),
-      device_(make_device(config.run)),
-      free_at_start_(device_->free_bytes()),
-      pool_(std::make_unique<ThreadPool>(cpu_threads(config.run))),
-      store_(std::make_unique<Store>(*device_)),
+      ranks_(ranks ? std::move(ranks) : std::make_shared<RankContext>(config)),
+      device_(ranks_->device()),
+      free_at_start_(device_.free_bytes()),
+      pool_(std::make_unique<ThreadPool>(cpu_threads(config.run, ranks_->world().info().local_size))),
+      store_(std::make_unique<Store>(device_)),
       programs_(std::move(programs)),
-      arena_(reserve(config, programs_, *device_)) {
+      arena_(reserve(config, programs_, *ranks_)) {
   verify_blas();
   Executor::Options options;
   options.pool = pool_.get();
+  options.comms = ranks_->comms();
   options.graphs = config.training.cuda_graph_impl == "local";
   const auto make = [&](const Plan& plan) { return std::make_unique<Executor>(plan, *store_, arena_, options); };
   begin_ = make(programs_.begin);
@@ -76,8 +104,8 @@ TrainEngine::TrainEngine(const Config& config, TrainPrograms programs)
   eval_ = make(programs_.eval);
   update_ = make(programs_.update);
   for (ResultSlot& slot : results_) {
-    slot.memory = HostBuffer(*device_, 3 * kResultStride);
-    slot.ready = device_->make_event();
+    slot.memory = HostBuffer(device_, 3 * kResultStride);
+    slot.ready = device_.make_event();
   }
 }
 
@@ -115,7 +143,7 @@ void TrainEngine::evaluate(const Batch& batch) {
 }
 
 double TrainEngine::loss_sum() const {
-  const HostTensor host = to_host(*device_, store_->find(kLossSum));
+  const HostTensor host = to_host(device_, store_->find(kLossSum));
   return scalar_at(host.tensor, host.bytes.data());
 }
 
@@ -135,12 +163,12 @@ void TrainEngine::update(const UpdateInputs& in) {
   update_->run(Phase::kForward);
   ResultSlot& slot = results_[static_cast<size_t>(updates_++) % kInFlight];
   std::byte* target = slot.memory.data();
-  for (const Tensor& t :
-       {store_->find(kLossSum), update_->output(update_io::kNorm), update_->output(update_io::kSkip)}) {
-    device_->enqueue_to_host(target, t.data, t.bytes());
+  for (const Tensor& t : {update_->output(update_io::total(kLossSum)), update_->output(update_io::kNorm),
+                          update_->output(update_io::kSkip)}) {
+    device_.enqueue_to_host(target, t.data, t.bytes());
     target += kResultStride;
   }
-  device_->record(*slot.ready);
+  device_.record(*slot.ready);
 }
 
 StepResult TrainEngine::take_result() {
@@ -155,12 +183,12 @@ StepResult TrainEngine::take_result() {
 void TrainEngine::resume_after_skip() {
   const Tensor halt = store_->find(update_io::kHalt);
   const double none = 0;
-  write_tensor(*device_, halt, &none, sizeof none);
+  write_tensor(device_, halt, &none, sizeof none);
 }
 
 int64_t TrainEngine::library_bytes() const {
-  if (device_->kind() == DeviceKind::kCpu) return 0;
-  return std::max<int64_t>(0, free_at_start_ - device_->free_bytes() - device_->allocated_bytes());
+  if (device_.kind() == DeviceKind::kCpu) return 0;
+  return std::max<int64_t>(0, free_at_start_ - device_.free_bytes() - device_.allocated_bytes());
 }
 
 std::vector<OpTime> TrainEngine::time_operations(const Batch& batch) {
@@ -183,25 +211,16 @@ std::vector<OpTime> TrainEngine::time_operations(const Batch& batch) {
 std::string TrainEngine::locate_non_finite(const Batch& batch, double seed, int64_t step) {
   PackOptions apart;
   apart.reuse = false;
-  apart.device = device_->kind();
-  Plan plan = pack(make_loss_program(config_, programs_.spec, ParallelContext(), true), apart);
-  auto arena = std::make_shared<Buffer>(*device_, plan.arena_bytes());
+  apart.device = device_.kind();
+  Plan plan = pack(make_loss_program(config_, programs_.spec, ranks_->parallel(), true), apart);
+  auto arena = std::make_shared<Buffer>(device_, plan.arena_bytes());
   Executor::Options options;
   options.pool = pool_.get();
+  options.comms = ranks_->comms();
   Executor executor(std::move(plan), *store_, arena, options);
   write_batch(executor, batch, seed, step);
   const std::unique_ptr<NonFinite> found = find_non_finite(executor);
-  if (!found) return "";
-  std::string text = str_cat(found->bad, " in ", found->scope, ", phase ", found->phase, ", operation ", found->op,
-                             ", value ", found->value, ", element ", found->index);
-  if (found->sample_index >= 0) {
-    text += str_cat(", sample ", batch.sample_ids[static_cast<size_t>(found->sample_index)]);
-  } else {
-    std::vector<std::string> samples;
-    for (int64_t id : batch.sample_ids) samples.push_back(std::to_string(id));
-    text += ", samples " + join(samples, ", ");
-  }
-  return text;
+  return earliest(*ranks_, found ? found->order : -1, found ? describe(*found, batch) : "");
 }
 
 }  // namespace megatron

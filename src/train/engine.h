@@ -13,6 +13,7 @@
 #include "program/executor.h"
 #include "train/op_times.h"
 #include "train/programs.h"
+#include "train/ranks.h"
 
 namespace megatron {
 
@@ -26,7 +27,7 @@ struct UpdateInputs {
 
 /// What the device says of one step.
 struct StepResult {
-  double loss_sum = 0;   ///< over tokens
+  double loss_sum = 0;   ///< over the tokens of all ranks
   double grad_norm = 0;  ///< before clipping, without the loss scale
   bool skipped = false;  ///< not finite, or halted: nothing changed
 };
@@ -36,25 +37,28 @@ struct StepResult {
 /// resume_after_skip().
 class TrainEngine {
  public:
-  /// Allocates everything that the plan says, and nothing later.
-  TrainEngine(const Config& config, TrainPrograms programs);
+  /// Allocates everything that the plan says, and nothing later. `programs` are those of the mesh of `ranks`; none: a
+  /// process that is alone. Steps and evaluations are collective calls.
+  TrainEngine(const Config& config, TrainPrograms programs, std::shared_ptr<RankContext> ranks = nullptr);
 
   Store& store() { return *store_; }
   ThreadPool& pool() { return *pool_; }
-  Device& device() { return *device_; }
+  Device& device() { return device_; }
+  RankContext& ranks() { return *ranks_; }
   const TrainPrograms& programs() const { return programs_; }
   const Program& train_program() const { return train_->plan().program; }
 
   /// Zeroes gradients and the sum of losses.
   void begin_step();
-  /// Forward and backward of one micro-batch; `seed` = loss scale / divisor of the loss.
+  /// Forward and backward of one micro-batch, of which `batch` is this rank's part; `seed` = loss scale / divisor of
+  /// the loss.
   void accumulate(const Batch& batch, double seed, int64_t step);
   void update(const UpdateInputs& inputs);
   static constexpr size_t kInFlight = 2;
   /// Of the oldest update() whose result was not taken yet.
   StepResult take_result();
   void resume_after_skip();
-  /// Sum over tokens since begin_step() or begin_evaluation(). Waits.
+  /// Sum over this rank's tokens since begin_step() or begin_evaluation(). Waits.
   double loss_sum() const;
 
   void begin_evaluation() { begin_step(); }
@@ -70,7 +74,8 @@ class TrainEngine {
   /// Times of all operations of a step on this micro-batch, one at a time. The weights are of no use afterwards.
   std::vector<OpTime> time_operations(const Batch& batch);
 
-  /// Repeats a micro-batch without memory reuse and describes the first value that is not finite; "" when all are.
+  /// Repeats a micro-batch without memory reuse and describes the first value that is not finite on any rank, the same
+  /// on all of them; "" when all are.
   std::string locate_non_finite(const Batch& batch, double seed, int64_t step);
 
  private:
@@ -83,7 +88,8 @@ class TrainEngine {
   };
 
   const Config config_;
-  std::unique_ptr<Device> device_;
+  std::shared_ptr<RankContext> ranks_;
+  Device& device_;
   int64_t free_at_start_ = 0;  ///< device memory before anything was allocated here
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<Store> store_;

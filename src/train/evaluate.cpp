@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/strings.h"
 
 namespace megatron {
 namespace {
@@ -21,17 +22,21 @@ void leave_out(Batch& batch, int64_t column) {
 double evaluate(TrainEngine& engine, const DatasetPtr& dataset, const BatchOptions& options, int64_t samples) {
   const int64_t size =
       engine.programs().eval.program.value(engine.programs().eval.program.by_name.at("tokens")).shape[1];
-  const SampleShare share{size, 0, size};
-  BatchLoader loader(dataset, options, share, 0, 2);
+  RankContext& ranks = engine.ranks();
+  const int64_t own = div_exact(size, ranks.data_size()), first = own * ranks.data_rank();
+  BatchLoader loader(dataset, options, data_parallel_share(own, ranks.data_rank(), ranks.data_size()), 0, 2);
   double weights = 0;
   engine.begin_evaluation();
   for (int64_t i = 0; i < div_ceil(samples, size); ++i) {
     Batch batch = loader.next();
-    for (int64_t j = samples - i * size; j < size; ++j) leave_out(batch, j);
+    const int64_t wanted = samples - i * size - first;  // of this rank's part
+    for (int64_t j = std::max<int64_t>(0, wanted); j < own; ++j) leave_out(batch, j);
+    ranks.at(str_cat("evaluation, micro-batch ", i));
     engine.evaluate(batch);
     weights += batch.loss_weight_sum;
   }
-  return engine.loss_sum() / std::max(weights, 1.0);
+  const std::vector<double> sums = ranks.sum_over_data({engine.loss_sum(), weights});
+  return sums[0] / std::max(sums[1], 1.0);
 }
 
 }  // namespace megatron

@@ -10,7 +10,7 @@
 namespace megatron {
 
 /// Mean negative log-likelihood per weighted token over the first `samples` samples of `dataset`, in micro-batches of
-/// the training size. The same samples every time, so that values compare.
+/// the training size. The same samples every time, on any mesh, so that values compare. A collective call.
 double evaluate(TrainEngine& engine, const DatasetPtr& dataset, const BatchOptions& options, int64_t samples);
 
 }  // namespace megatron

@@ -67,24 +67,43 @@ void copy_to_master(Device& device, const Tensor& from, const Tensor& master) {
   });
 }
 
+/// This rank's box of a global tensor. `writes`: of the ranks that hold the same box it is the one to write it.
 struct StateTensor {
   TensorRecord record;
+  Box box;
   Tensor tensor;
+  bool writes = true;
 };
+
+/// Copies lie along the axes that do not cut the tensor; the tensors of a checkpoint take turns among them.
+bool writes_copy(const Placement& placement, const Mesh& mesh, size_t number) {
+  for (size_t a = 0; a < placement.size(); ++a) {
+    const MeshAxis& axis = mesh.axes[a];
+    if (!placement[a].sharded() && axis.coordinate != static_cast<int>(number) % axis.size) return false;
+  }
+  return true;
+}
 
 std::vector<StateTensor> state_tensors(const Program& program, const Store& store, bool optimizer) {
   std::vector<StateTensor> all;
-  const auto add = [&](const std::string& name, StateKind kind, const Init& init) {
-    const Tensor tensor = store.find(name);
-    if (tensor) all.push_back({stored_record(name, kind, tensor.dtype, tensor.shape, init), stored_rows(tensor, init)});
+  size_t number = 0;
+  const auto add = [&](const std::string& name, StateKind kind, const ParameterInfo& p) {
+    Tensor rows = store.find(name);
+    if (!rows) return;
+    const ValueInfo& info = program.value(p.value);
+    const Box box = stored_box(name, info.shape, p.init, local_box(info.shape, info.placement, program.mesh));
+    if (rows.shape.rank() > 0) rows.shape[0] = box.extent[0];
+    const bool writes = writes_copy(info.placement, program.mesh, number++);
+    if (rows.numel() == 0) return;  // nothing but padding
+    all.push_back({stored_record(name, kind, rows.dtype, info.shape, p.init), box, rows, writes});
   };
-  for (const ParameterInfo& p : program.parameters) add(program.value(p.value).name, StateKind::kParameter, p.init);
+  for (const ParameterInfo& p : program.parameters) add(program.value(p.value).name, StateKind::kParameter, p);
   if (!optimizer) return all;
   for (const ParameterInfo& p : program.parameters) {
     const std::string& name = program.value(p.value).name;
     for (const std::string& state : {optimizer_state::master(name), optimizer_state::exp_avg(name),
                                      optimizer_state::exp_avg_sq(name), optimizer_state::momentum(name)}) {
-      add(state, StateKind::kOptimizer, p.init);
+      add(state, StateKind::kOptimizer, p);
     }
   }
   return all;
@@ -105,13 +124,14 @@ void initialize_parameters(const Program& program, Store& store, uint64_t seed, 
 std::vector<TensorSource> checkpoint_tensors(const Program& program, const Store& store, bool optimizer) {
   std::vector<TensorSource> sources;
   for (const StateTensor& s : state_tensors(program, store, optimizer)) {
+    if (!s.writes) continue;
     if (store.device().kind() == DeviceKind::kCpu) {
-      sources.push_back(whole_tensor(
-          s.record, {static_cast<const std::byte*>(s.tensor.data), static_cast<size_t>(s.tensor.bytes())}));
+      const auto* bytes = static_cast<const std::byte*>(s.tensor.data);
+      sources.push_back({s.record, s.box, {bytes, static_cast<size_t>(s.tensor.bytes())}, nullptr});
       continue;
     }
     sources.push_back({s.record,
-                       whole_box(s.record.shape),
+                       s.box,
                        {},
                        [&device = store.device(), data = s.tensor.data](int64_t offset, std::span<std::byte> out) {
                          device.copy_to_host(out.data(), static_cast<const std::byte*>(data) + offset,
@@ -124,7 +144,7 @@ std::vector<TensorSource> checkpoint_tensors(const Program& program, const Store
 void load_tensors(const CheckpointReader& reader, const Program& program, Store& store, bool optimizer) {
   for (const StateTensor& s : state_tensors(program, store, optimizer)) {
     std::vector<std::byte> bytes(static_cast<size_t>(s.tensor.bytes()));
-    reader.read(s.record, bytes);
+    reader.read_box(s.record, s.box, bytes);
     write_tensor(store.device(), s.tensor, bytes.data(), s.tensor.bytes());
   }
   if (optimizer) return;

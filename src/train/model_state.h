@@ -16,12 +16,13 @@ namespace megatron {
 /// alone. Drawn in fp64 and rounded; a master copy gets the value rounded to fp32.
 void initialize_parameters(const Program& program, Store& store, uint64_t seed, ThreadPool& pool);
 
-/// The tensors that a checkpoint holds: parameters of `program`, and optimizer state when `optimizer` is set. Host
-/// memory must stay valid while the sources are used.
+/// This rank's share of the tensors that a checkpoint holds: parameters of `program`, and optimizer state when
+/// `optimizer` is set. The ranks' shares together hold every element once. Host memory must stay valid while the
+/// sources are used.
 std::vector<TensorSource> checkpoint_tensors(const Program& program, const Store& store, bool optimizer);
 
-/// Reads them back; DataError naming tensor and difference when the checkpoint does not fit. Without optimizer state
-/// master copies are made from the parameters.
+/// Reads this rank's part of them, whatever mesh wrote it; DataError naming tensor and difference when the checkpoint
+/// does not fit. Without optimizer state master copies are made from the parameters.
 void load_tensors(const CheckpointReader& reader, const Program& program, Store& store, bool optimizer);
 
 }  // namespace megatron

@@ -48,10 +48,13 @@ bool dropped_by_full(const TrainingConfig& training, const Program& program, Val
   return !output || (layer + 1) % n != 0;
 }
 
-void apply_recompute(const TrainingConfig& training, Program& program) {
-  if (training.recompute_granularity.empty()) return;
+void apply_recompute(const TrainingConfig& training, const ParallelContext& parallel, Program& program) {
+  const bool gathers = parallel.sequence_parallel(), configured = !training.recompute_granularity.empty();
+  if (!gathers && !configured) return;
   const bool full = training.recompute_granularity == "full";
   recompute(program, [&](const Program& p, ValueId v) {
+    if (gathers && is_gathered(p, v)) return true;
+    if (!configured) return false;
     if (full) return dropped_by_full(training, p, v);
     const Op& producer = p.op(p.value(v).producer);
     return std::any_of(training.recompute_modules.begin(), training.recompute_modules.end(),
@@ -78,19 +81,24 @@ std::vector<ParamGroup> groups_of(const Config& config, const Program& train) {
 
 }  // namespace
 
+int64_t data_parallel_size(const Mesh& mesh) {
+  const int axis = mesh.find("dp");
+  return axis < 0 ? 1 : mesh.axes[static_cast<size_t>(axis)].size;
+}
+
 Program make_loss_program(const Config& config, const ModelSpec& spec, const ParallelContext& parallel, bool training) {
   Program program;
   program.name = training ? "train" : "eval";
   program.mesh = parallel.mesh();
   Trace t(program, training);
   LossProgramOptions options;
-  options.micro_batch_size = config.training.micro_batch_size;
+  options.micro_batch_size = config.training.micro_batch_size * data_parallel_size(parallel.mesh());
   options.training = training;
   options.attention_starts = config.data.reset_attention_mask;
   trace_loss(t, spec, parallel, options);
   if (training) {
     differentiate(program);
-    apply_recompute(config.training, program);
+    apply_recompute(config.training, parallel, program);
   }
   remove_dead_ops(program);
   return program;
@@ -105,7 +113,7 @@ TrainPrograms make_train_programs(const Config& config, int64_t vocab_size, cons
   PackOptions options;
   options.device = device_kind(config.run);
   programs.begin = pack(make_begin_program(train, {kLossSum}), options);
-  programs.update = pack(make_update_program(train, config.optimizer, programs.groups), options);
+  programs.update = pack(make_update_program(train, config.optimizer, programs.groups, {kLossSum}), options);
   programs.eval = pack(make_loss_program(config, programs.spec, parallel, false), options);
   programs.train = pack(std::move(train), options);
   return programs;
@@ -174,13 +182,21 @@ std::string describe_plan(const Config& config, const TrainPrograms& programs,
   const auto parameters = static_cast<double>(parameter_count(spec));
   const int64_t tokens = training.global_batch_size * spec.seq_length;
   const double flops = flops_per_token(spec);
+  const Mesh& mesh = programs.train.program.mesh;
+  const int64_t together = training.micro_batch_size * data_parallel_size(mesh);  // samples that the ranks take at once
   std::string text;
   text += str_cat("model        ", config.model.family, ", ", spec.layers.size(), " layers, hidden ", spec.hidden_size,
                   ", ", format_count(parameters), " parameters (", static_cast<int64_t>(parameters), ")\n");
   text += str_cat("vocabulary   ", spec.vocab_size, " ids, padded to ", spec.padded_vocab_size, " rows\n");
   text += str_cat("step         ", training.global_batch_size, " x ", spec.seq_length, " = ", tokens, " tokens in ",
-                  div_exact(training.global_batch_size, training.micro_batch_size), " micro-batches of ",
-                  training.micro_batch_size, "\n");
+                  div_exact(training.global_batch_size, together), " micro-batches of ", training.micro_batch_size,
+                  together > training.micro_batch_size ? " on each data-parallel rank" : "", "\n");
+  if (mesh.rank() > 0) {
+    std::vector<std::string> axes;
+    for (const MeshAxis& axis : mesh.axes) axes.push_back(str_cat(axis.name, " ", axis.size));
+    text += str_cat("ranks        ", mesh.world_size(), ": ", join(axes, ", "),
+                    config.parallel.sequence_parallel ? ", sequence parallel" : "", "; memory is that of one rank\n");
+  }
   text += str_cat("precision    ", name_of(spec.dtype), " parameters and activations, ",
                   name_of(accumulation_dtype(spec.dtype)), " gradients and optimizer state\n");
   text += str_cat("FLOPs        ", format_count(flops), " per token, ",

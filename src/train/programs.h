@@ -28,7 +28,11 @@ struct TrainPrograms {
   int64_t arena_bytes() const;
 };
 
-/// Traces, differentiates, applies recomputation and packs. `vocab_size`: true number of ids.
+/// Ranks of a mesh that train on different samples.
+int64_t data_parallel_size(const Mesh& mesh);
+
+/// Traces, differentiates, applies recomputation and packs. `vocab_size`: true number of ids. A micro-batch of the
+/// programs is that of all data-parallel ranks together.
 TrainPrograms make_train_programs(const Config& config, int64_t vocab_size, const ParallelContext& parallel);
 
 /// The training program before it is packed.

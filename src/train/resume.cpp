@@ -42,6 +42,26 @@ std::optional<Source> find_checkpoint(const CheckpointConfig& config, bool finet
   return std::nullopt;
 }
 
+/// The checkpoint that rank 0 has found, on all ranks; what they read of it is verified as it is read.
+std::optional<Source> choose_checkpoint(const Config& config, bool finetune, RankContext& ranks) {
+  std::optional<Source> source;
+  if (ranks.is_first()) source = find_checkpoint(config.checkpoint, finetune);
+  if (ranks.size() == 1) return source;
+  const std::string choice =
+      ranks.from_first(source ? (source->own ? "own " : "other ") + source->reader.folder() : "");
+  if (ranks.is_first() || choice.empty()) return source;
+  const size_t space = choice.find(' ');
+  return Source{CheckpointReader::open_folder(choice.substr(space + 1), Verify::kSizes),
+                choice.substr(0, space) == "own"};
+}
+
+/// The configuration of the run that wrote it, whose ranks may have been others.
+Config saved_config(const CheckpointReader& reader) {
+  LoadOptions options;
+  options.check_rules = false;
+  return load_config_text(reader.read_text("resolved.yaml"), reader.folder() + "/resolved.yaml", options).config;
+}
+
 /// Prints the changed keys; throws when one of them may not change.
 void check_changes(const Config& saved, const Config& now, const std::string& folder) {
   const std::vector<ConfigChange> changes = resume_diff(saved, now);
@@ -62,7 +82,7 @@ void check_changes(const Config& saved, const Config& now, const std::string& fo
 std::optional<Resumed> resume(const ResumeOptions& options, const Program& program, Store& store,
                               const Schedule& configured) {
   const Config& config = options.config;
-  const std::optional<Source> source = find_checkpoint(config.checkpoint, options.finetune);
+  const std::optional<Source> source = choose_checkpoint(config, options.finetune, options.ranks);
   if (!source) return std::nullopt;
   const CheckpointReader& reader = source->reader;
   const bool weights_only = options.finetune && !source->own;
@@ -73,7 +93,7 @@ std::optional<Resumed> resume(const ResumeOptions& options, const Program& progr
                             tokenizer, ", the configured one has ", options.tokenizer_fingerprint,
                             "); set data.tokenizer_model to the one it was trained with"));
   }
-  const Config saved = load_config_text(reader.read_text("resolved.yaml"), reader.folder() + "/resolved.yaml").config;
+  const Config saved = saved_config(reader);
   if (!weights_only) check_changes(saved, config, reader.folder());
   const bool optimizer = !weights_only && config.checkpoint.load_optim;
   load_tensors(reader, program, store, optimizer);

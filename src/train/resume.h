@@ -8,6 +8,7 @@
 #include "optim/lr_schedule.h"
 #include "program/executor.h"
 #include "train/progress.h"
+#include "train/ranks.h"
 
 namespace megatron {
 
@@ -15,6 +16,7 @@ struct ResumeOptions {
   const Config& config;
   bool finetune = false;  ///< weights only
   std::string tokenizer_fingerprint;
+  RankContext& ranks;
 };
 
 struct Resumed {
@@ -25,7 +27,8 @@ struct Resumed {
 
 /// Looks for a checkpoint: in checkpoint.save first (the run's own, so that the same command goes on), then in
 /// checkpoint.load. Loads it into `store`, prints what changed in the configuration since, refuses (UsageError) what
-/// may not change. Nothing found: nullopt with a line that says so, or DataError with exit_on_missing_checkpoint.
+/// may not change. Rank 0 chooses, and all ranks load what it chose: a collective call. Nothing found: nullopt with a
+/// line that says so, or DataError with exit_on_missing_checkpoint.
 std::optional<Resumed> resume(const ResumeOptions& options, const Program& program, Store& store,
                               const Schedule& configured);
 

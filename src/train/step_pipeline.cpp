@@ -22,8 +22,7 @@ void StepPipeline::submit(std::vector<Batch> batches, double data_wait) {
         Clock::now() - std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(data_wait));
   Step step;
   step.data_wait = data_wait;
-  for (const Batch& batch : batches) step.weights += batch.loss_weight_sum;
-  step.weights = std::max(step.weights, 1.0);
+  step.weights = std::max(total_weight(batches), 1.0);
   step.batches = std::move(batches);
   const auto& skip = config_.training.iterations_to_skip;
   step.computed = std::find(skip.begin(), skip.end(), ahead_.iteration + 1) == skip.end();
@@ -41,7 +40,10 @@ void StepPipeline::enqueue(Step& step) {
   if (step.computed) {
     const ProfileRange range(str_cat("iteration ", m.iteration));
     engine_.begin_step();
-    for (const Batch& batch : step.batches) engine_.accumulate(batch, seed_of(step, batch), m.iteration);
+    for (const Batch& batch : step.batches) {
+      engine_.ranks().at(str_cat("iteration ", m.iteration));
+      engine_.accumulate(batch, seed_of(step, batch), m.iteration);
+    }
     UpdateInputs in;
     for (const ParamGroup& group : engine_.programs().groups) {
       in.learning_rates.push_back(group_step(schedule_, group, ahead_.schedule.num_steps).learning_rate);
@@ -55,10 +57,19 @@ void StepPipeline::enqueue(Step& step) {
 }
 
 /// Divisor of the loss of one micro-batch: the weighted tokens of the whole global batch, or with
-/// calculate_per_token_loss: false the mean of the micro-batches' means.
+/// calculate_per_token_loss: false the mean of the means of all ranks' micro-batches.
 double StepPipeline::seed_of(const Step& step, const Batch& batch) const {
   if (config_.training.calculate_per_token_loss) return step.loss_scale / step.weights;
-  return step.loss_scale / (std::max(batch.loss_weight_sum, 1.0) * static_cast<double>(step.batches.size()));
+  const auto count = static_cast<double>(engine_.ranks().data_size() * std::ssize(step.batches));
+  return step.loss_scale / (std::max(batch.loss_weight_sum, 1.0) * count);
+}
+
+/// Of the global batch. Only weights that depend on the tokens must be asked for.
+double StepPipeline::total_weight(const std::vector<Batch>& batches) const {
+  double weight = 0;
+  for (const Batch& batch : batches) weight += batch.loss_weight_sum;
+  if (config_.data.eod_mask_loss) return engine_.ranks().sum_over_data({weight})[0];
+  return weight * static_cast<double>(engine_.ranks().data_size());
 }
 
 Progress StepPipeline::advance(Progress progress, const Step& step, bool skipped) const {
@@ -112,7 +123,7 @@ void StepPipeline::finish_metrics(StepMetrics& m, double data_wait) {
   m.data_wait_fraction = m.step_seconds > 0 ? std::min(1.0, data_wait / m.step_seconds) : 0.0;
   const int64_t tokens = m.batch_size * config_.model.seq_length;
   const ModelSpec& spec = engine_.programs().spec;
-  set_rates(m, tokens, flops_per_token(spec) * static_cast<double>(tokens), 1,
+  set_rates(m, tokens, flops_per_token(spec) * static_cast<double>(tokens), engine_.ranks().size(),
             dense_peak_flops(engine_.device().description(), spec.dtype));
 }
 

@@ -35,8 +35,8 @@ class StepPipeline {
   /// Of the last step submitted.
   int64_t iteration() const { return ahead_.iteration; }
 
-  /// Enqueues the next iteration on its micro-batches, for which the loader was waited for `data_wait` seconds. No more
-  /// than depth() steps may be in flight before.
+  /// Enqueues the next iteration on its micro-batches (this rank's parts of them), for which the loader was waited for
+  /// `data_wait` seconds. No more than depth() steps may be in flight before.
   void submit(std::vector<Batch> batches, double data_wait);
   /// Waits for the oldest step and says what it did.
   StepMetrics settle();
@@ -59,6 +59,7 @@ class StepPipeline {
 
   void enqueue(Step& step);
   double seed_of(const Step& step, const Batch& batch) const;
+  double total_weight(const std::vector<Batch>& batches) const;
   /// State after one more step.
   Progress advance(Progress progress, const Step& step, bool skipped) const;
   void report_non_finite(const Step& step);

@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "base/strings.h"
+#include "checkpoint/shard_exchange.h"
 #include "checkpoint/store.h"
 #include "data/dataset.h"
 #include "device/profile_range.h"
@@ -19,6 +20,7 @@
 #include "train/metrics_file.h"
 #include "train/model_state.h"
 #include "train/progress.h"
+#include "train/ranks.h"
 #include "train/resume.h"
 #include "train/run_folder.h"
 #include "train/signals.h"
@@ -38,12 +40,13 @@ double seconds_since(Clock::time_point start) {
 
 class Trainer {
  public:
-  Trainer(const LoadedConfig& loaded, const TrainOptions& options, RunFolder& folder, ExitStatus& status)
+  Trainer(const LoadedConfig& loaded, const TrainOptions& options, RunFolder& folder, ExitStatus& status, World& world)
       : config_(loaded.config),
         options_(options),
         folder_(folder),
         status_(status),
-        signals_(folder.exit_status_path(), abort_report()) {
+        ranks_(std::make_shared<RankContext>(loaded.config, world)),
+        signals_(folder.exit_status_path(), abort_report(world.rank())) {
     decisions_ = loaded.decisions;
   }
 
@@ -54,8 +57,9 @@ class Trainer {
   }
 
  private:
-  static std::string abort_report() {
+  static std::string abort_report(int rank) {
     ExitStatus report;
+    report.rank = rank;
     report.code = ExitCode::kResumable;
     report.reason = "stopped by a second SIGINT; the newest complete checkpoint is intact";
     return to_json(report);
@@ -69,13 +73,23 @@ class Trainer {
     progress_.scaler = initial_state(scaler_);
     total_ = config_.training.train_iters ? *config_.training.train_iters
                                           : *config_.training.train_samples / config_.training.global_batch_size;
-    TrainPrograms programs = make_train_programs(config_, data_.vocab_size, ParallelContext());
-    const std::string plan = describe_plan(config_, programs, decisions_);
-    folder_.describe(to_yaml(config_), plan, environment_report({{"megatron version", kVersion}}), options_.arguments);
-    log_info("plan of this run (also in " + folder_.path("plan.txt") + ")\n" + plan);
-    engine_ = std::make_unique<TrainEngine>(config_, std::move(programs));
+    TrainPrograms programs = make_train_programs(config_, data_.vocab_size, ranks_->parallel());
+    if (ranks_->is_first()) describe(programs);
+    engine_ = std::make_unique<TrainEngine>(config_, std::move(programs), ranks_);
     initialize_parameters(engine_->train_program(), engine_->store(), static_cast<uint64_t>(config_.run.seed),
                           engine_->pool());
+    if (ranks_->is_first()) open_outputs();
+  }
+
+  void describe(const TrainPrograms& programs) {
+    const std::string plan = describe_plan(config_, programs, decisions_);
+    const std::string environment =
+        environment_report({{"megatron version", kVersion}, {"ranks", ranks_->world().info().launcher}});
+    folder_.describe(to_yaml(config_), plan, environment, options_.arguments);
+    log_info("plan of this run (also in " + folder_.path("plan.txt") + ")\n" + plan);
+  }
+
+  void open_outputs() {
     open_sinks();
     StoreOptions store;
     store.most_recent_k = config_.checkpoint.most_recent_k.value_or(0);
@@ -102,7 +116,8 @@ class Trainer {
 
   void load() {
     status_.phase = "load";
-    ResumeOptions options{config_, options_.finetune || config_.checkpoint.finetune, data_.tokenizer_fingerprint};
+    ResumeOptions options{config_, options_.finetune || config_.checkpoint.finetune, data_.tokenizer_fingerprint,
+                          *ranks_};
     const std::optional<Resumed> resumed = resume(options, engine_->train_program(), engine_->store(), schedule_);
     if (!resumed) return;
     schedule_ = resumed->schedule;
@@ -114,7 +129,8 @@ class Trainer {
 
   ExitCode loop() {
     loader_ = std::make_unique<BatchLoader>(
-        data_.splits.train, data_.batch_options, data_parallel_share(config_.training.micro_batch_size, 0, 1),
+        data_.splits.train, data_.batch_options,
+        data_parallel_share(config_.training.micro_batch_size, ranks_->data_rank(), ranks_->data_size()),
         progress_.consumed_samples,
         static_cast<int>(std::max<int64_t>(1, config_.data.num_workers)) * static_cast<int>(micro_batches()));
     if (progress_.iteration == 0 || config_.training.skip_train) report_evaluation_only(evaluations());
@@ -122,12 +138,12 @@ class Trainer {
     while (!config_.training.skip_train && steps_->iteration() < total_) {
       status_.phase = "train";
       submit();
-      const bool boundary = is_boundary(steps_->iteration());
+      const StopRequest request = stop_after(steps_->iteration());
+      const bool boundary = request.stop() || is_boundary(steps_->iteration());
       settle(boundary ? 0 : steps_->depth());
       if (!boundary) continue;
       if (saves_at(progress_.iteration)) save();
       if (progress_.iteration == total_) break;
-      const StopRequest request = stop_after(progress_.iteration);
       if (!request.stop()) continue;
       save();
       status_.reason = request.text();
@@ -139,8 +155,9 @@ class Trainer {
     return ExitCode::kDone;
   }
 
+  /// Of this rank, per iteration.
   int64_t micro_batches() const {
-    return div_exact(config_.training.global_batch_size, config_.training.micro_batch_size);
+    return div_exact(config_.training.global_batch_size, config_.training.micro_batch_size * ranks_->data_size());
   }
 
   /// Gives the next iteration to the device.
@@ -175,18 +192,27 @@ class Trainer {
     }
   }
 
-  /// After this iteration the host looks at the weights, or may end: nothing may be in flight.
+  /// After this iteration the host looks at the weights: nothing may be in flight.
   bool is_boundary(int64_t iteration) const {
-    return iteration == total_ || evaluates_at(iteration) || saves_at(iteration) || stop_after(iteration).stop();
+    return iteration == total_ || evaluates_at(iteration) || saves_at(iteration);
   }
 
   bool saves_at(int64_t iteration) const {
     return config_.checkpoint.save_interval && iteration % *config_.checkpoint.save_interval == 0;
   }
 
+  /// Asked once per iteration: clocks and signals differ between ranks, so the most important request becomes that of
+  /// all.
   StopRequest stop_after(int64_t iteration) const {
-    return stop_request({config_.run.exit_interval, config_.run.exit_duration_in_mins}, iteration,
-                        seconds_since(start_), signals_.received());
+    StopRequest request = stop_request({config_.run.exit_interval, config_.run.exit_duration_in_mins}, iteration,
+                                       seconds_since(start_), signals_.received());
+    if (ranks_->size() == 1) return request;
+    const std::string mine = str_cat(static_cast<int>(request.reason), " ", request.signal);
+    for (const std::string& text : ranks_->world().gather(mine)) {
+      const auto reason = static_cast<StopReason>(std::stoi(text));
+      if (reason > request.reason) request = {reason, std::stoi(text.substr(text.find(' ')))};
+    }
+    return request;
   }
 
   bool evaluates_at(int64_t iteration) const {
@@ -237,16 +263,47 @@ class Trainer {
     content.tensors = checkpoint_tensors(engine_->train_program(), engine_->store(), config_.checkpoint.save_optim);
     content.texts = data_.tokenizer_files;
     content.texts["resolved.yaml"] = to_yaml(config_);
-    const SaveResult result = checkpoints_->save(content);
     saved_iteration_ = progress_.iteration;
+    ranks_->at("save");
+    if (!ranks_->is_first()) {
+      total_over_ranks(content);
+      write_shares("", content.tensors);
+      return ranks_->world().barrier();  // nobody goes on, or ends, before the checkpoint is complete
+    }
+    content.other_bytes = total_over_ranks(content) - total_bytes(content.tensors);
+    WriteShares write;
+    if (ranks_->size() > 1) {
+      write = [&](const std::string& staging) { return write_shares(staging, content.tensors); };
+    }
+    const SaveResult result = checkpoints_->save(content, write);
+    ranks_->world().barrier();
     log_info(str_cat("saved ", result.folder, " (", format_bytes(static_cast<double>(result.bytes)), " in ",
                      format_duration(result.seconds), ")"));
+  }
+
+  int64_t total_over_ranks(const CheckpointContent& content) {
+    int64_t sum = 0;
+    for (const std::string& bytes : ranks_->world().gather(std::to_string(total_bytes(content.tensors)))) {
+      sum += std::stoll(bytes);
+    }
+    return sum;
+  }
+
+  /// Each rank writes its tensors to the folder that rank 0 names.
+  ShardSet write_shares(const std::string& staging, const std::vector<TensorSource>& tensors) {
+    const StoreOptions sizes;
+    const ShardSet own = write_shards(ranks_->from_first(staging), ranks_->rank(), tensors, sizes.shard_bytes,
+                                      sizes.chunk_bytes, FileOps::posix());
+    std::vector<ShardSet> sets;
+    for (const std::string& text : ranks_->world().gather(encode_shards(own))) sets.push_back(decode_shards(text));
+    return join_shards(std::move(sets));
   }
 
   const Config& config_;
   const TrainOptions& options_;
   RunFolder& folder_;
   ExitStatus& status_;
+  std::shared_ptr<RankContext> ranks_;
   SignalGuard signals_;
   Clock::time_point start_ = Clock::now();
   std::vector<std::string> decisions_;
@@ -272,21 +329,31 @@ LogLevel parse_log_level(const std::string& name) {
 }  // namespace
 
 ExitCode run_training(const LoadedConfig& loaded, const TrainOptions& options) {
-  RunFolder folder(loaded.config.run.dir, 0);
+  const std::unique_ptr<World> alone = make_single_world();
+  return run_training(loaded, options, *alone);
+}
+
+ExitCode run_training(const LoadedConfig& loaded, const TrainOptions& options, World& world) {
+  std::optional<RunFolder> folder;  // of rank 0 first, which learns whether another run is in it
+  if (world.rank() == 0) folder.emplace(loaded.config.run.dir, 0);
+  world.barrier();
+  if (!folder) folder.emplace(loaded.config.run.dir, world.rank());
   ExitStatus status;
+  status.rank = world.rank();
   status.host = host_name();
   status.phase = "setup";
-  set_log_level(parse_log_level(loaded.config.logging.log_level));
+  set_log_level(world.rank() == 0 ? parse_log_level(loaded.config.logging.log_level) : LogLevel::kError);
   try {
-    status.code = Trainer(loaded, options, folder, status).run();
+    status.code = Trainer(loaded, options, *folder, status, world).run();
     if (status.code == ExitCode::kDone) status.reason = "all iterations are done";
-    write_exit_status(folder.exit_status_path(), status);
+    write_exit_status(folder->exit_status_path(), status);
+    world.barrier();  // launchers end all ranks when one has ended with another code than 0
     return status.code;
   } catch (const std::exception& error) {
     const ExitStatus failed = status_of(error);
     status.code = failed.code;
     status.reason = failed.reason;
-    write_exit_status(folder.exit_status_path(), status);
+    write_exit_status(folder->exit_status_path(), status);
     throw;
   }
 }

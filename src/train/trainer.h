@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "comm/world.h"
 #include "config/load.h"
 
 namespace megatron {
@@ -17,5 +18,9 @@ struct TrainOptions {
 /// Runs `loaded` to its end or to a stop; kDone or kResumable. Throws Error for everything else. Writes the run folder,
 /// including exit_status.json, in every case in which the folder could be made.
 ExitCode run_training(const LoadedConfig& loaded, const TrainOptions& options);
+
+/// The same as one of the ranks of `world`, which were started alike (compare_start). Rank 0 writes the run folder and
+/// keeps the record; every rank has its own log and exit status in it. All ranks end with the same result. Collective.
+ExitCode run_training(const LoadedConfig& loaded, const TrainOptions& options, World& world);
 
 }  // namespace megatron

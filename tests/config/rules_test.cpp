@@ -82,12 +82,10 @@ std::vector<Case> model_cases() {
 std::vector<Case> run_cases() {
   return {
       {"world-divides", {"parallel.tensor_model_parallel_size=2"}, "does not divide the world size 3", 3},
-      {"tensor-parallel", {"parallel.tensor_model_parallel_size=2"}, "not supported yet", 2},
       {"pipeline-parallel", {"parallel.pipeline_model_parallel_size=2"}, "not supported yet", 2},
       {"context-parallel", {"parallel.context_parallel_size=2"}, "not supported yet", 2},
       {"expert-parallel", {"parallel.expert_model_parallel_size=2"}, "not supported yet"},
       {"expert-tensor-parallel", {"parallel.expert_tensor_parallel_size=2"}, "not supported yet"},
-      {"data-parallel", {}, "a world size of 4 is not supported yet", 4},
       {"sequence-parallel", {"parallel.sequence_parallel=true"}, "needs tensor_model_parallel_size above 1"},
       {"sharding", {"parallel.data_parallel_sharding_strategy=optim"}, "not supported yet"},
       {"batch-divides", {"training.global_batch_size=7"}, "global_batch_size 7 is not divisible"},

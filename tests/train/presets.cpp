@@ -25,7 +25,7 @@ struct Preset {
 /// Where the numbers come from. GPT-2, LLaMA, Qwen2.5 and Mistral: the sum of all tensors of the checkpoint on Hugging
 /// Face, as its model page and the index of its safetensors files give it (tied weights once). GPT-3 was not published:
 /// 12 L h^2 + 13 L h + (V + s) h + 2 h with the table's sizes, V 50257 and s 2048, beside n_params of table 2.1 in
-/// arXiv:2005.14165. tiny and quickstart are our own: V h (1 or 2) + L (h d (2 n + 2 g) + 3 h F + 2 h) + h.
+/// arXiv:2005.14165. tiny, quickstart and simple are our own: V h (1 or 2) + L (h d (2 n + 2 g) + 3 h F + 2 h) + h.
 constexpr Preset kPresets[] = {
     {"gpt2_124m.yaml", 124'439'808},
     {"gpt2_350m.yaml", 354'823'168},
@@ -51,6 +51,7 @@ constexpr Preset kPresets[] = {
     {"mistral_7b.yaml", 7'241'732'096},
     {"tiny.yaml", 2'032'768},
     {"quickstart.yaml", 1'836'160},
+    {"simple.yaml", 90'432},
 };
 
 std::string path_of(const std::string& file) {

@@ -58,7 +58,7 @@ Settings tiny(const Settings& changes) {
   return s;
 }
 
-LoadedConfig load_settings(const Settings& settings) {
+std::string yaml_text(const Settings& settings) {
   std::string text, section;
   for (const auto& [key, value] : settings) {  // sorted: sections lie together
     const size_t dot = key.find('.');
@@ -68,7 +68,13 @@ LoadedConfig load_settings(const Settings& settings) {
     }
     text += "  " + key.substr(dot + 1) + ": " + value + "\n";
   }
-  return load_config_text(text, "test.yaml");
+  return text;
+}
+
+LoadedConfig load_settings(const Settings& settings, int64_t world_size) {
+  LoadOptions options;
+  options.world_size = world_size;
+  return load_config_text(yaml_text(settings), "test.yaml", options);
 }
 
 EngineRun::EngineRun(const Settings& settings) : loaded_(load_settings(settings)), data_(open_data(loaded_.config)) {

@@ -21,7 +21,9 @@ using Settings = std::map<std::string, std::string>;
 
 /// Two layers of width 16 on made-up tokens, dropout 0.1, AdamW; `changes` win.
 Settings tiny(const Settings& changes = {});
-LoadedConfig load_settings(const Settings& settings);
+LoadedConfig load_settings(const Settings& settings, int64_t world_size = 1);
+/// The same as the text of a file.
+std::string yaml_text(const Settings& settings);
 
 /// Bytes of tensors by name.
 using Weights = std::map<std::string, std::vector<std::byte>>;

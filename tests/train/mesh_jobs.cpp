@@ -1,0 +1,197 @@
+// The program itself under mpirun: equal to one rank, resumable on any mesh, and it ends when a rank does.
+#include <cmath>
+#include <csignal>
+#include <fstream>
+
+#include "base/file_io.h"
+#include "base/strings.h"
+#include "comm/launch.h"
+#include "tests/catch.h"
+#include "tests/comm/jobs.h"
+#include "tests/train/trainer_helpers.h"
+
+namespace megatron::test {
+namespace {
+
+using tiny::JobResult;
+
+struct Layout {
+  const char* name;
+  int ranks;
+  const char* settings;
+};
+constexpr Layout kLayouts[] = {
+    {"dp2", 2, ""},
+    {"tp2", 2, " --set parallel.tensor_model_parallel_size=2"},
+    {"tp2sp", 2, " --set parallel.tensor_model_parallel_size=2 --set parallel.sequence_parallel=true"},
+    {"tp2dp2", 4, " --set parallel.tensor_model_parallel_size=2 --set parallel.sequence_parallel=true"},
+};
+
+/// Runs the program on settings in a folder of its own.
+class Jobs {
+ public:
+  explicit Jobs(const Settings& changes) {
+    Settings settings = tiny({{"precision.params_dtype", "fp64"},
+                              {"model.num_query_groups", "2"},
+                              {"training.global_batch_size", "8"},
+                              {"training.train_iters", "10"},
+                              {"training.eval_interval", "5"},
+                              {"training.eval_iters", "1"},
+                              {"optimizer.clip_grad", "0.5"},
+                              {"checkpoint.save_interval", "5"},
+                              {"logging.log_level", "info"}});
+    for (const auto& [key, value] : changes) settings[key] = value;
+    std::ofstream(scratch_.path("run.yaml")) << yaml_text(settings);
+  }
+
+  std::string dir(const std::string& run) const { return scratch_.path(run); }
+  std::string command(const std::string& run, const std::string& more) const {
+    return str_cat(MEGATRON_BINARY, " pretrain --config ", scratch_.path("run.yaml"), " --set run.dir=", dir(run),
+                   more);
+  }
+  JobResult alone(const std::string& run, const std::string& more = "") const {
+    return tiny::run_shell(command(run, more));
+  }
+  JobResult job(const std::string& run, const Layout& layout, const std::string& more = "") const {
+    return tiny::run_mpirun(layout.ranks, command(run, layout.settings + more));
+  }
+  bool has(const std::string& name) const { return path_exists(scratch_.path(name)); }
+  std::string read(const std::string& name) const { return read_file(scratch_.path(name)); }
+
+ private:
+  Scratch scratch_;
+};
+
+/// Largest relative difference of what two runs report.
+double metrics_difference(const std::string& a, const std::string& b) {
+  const auto left = read_metrics(a), right = read_metrics(b);
+  if (left.size() != right.size() || left.size() < 10) return INFINITY;
+  double worst = 0;
+  const auto compare = [&](double x, double y) { worst = std::max(worst, std::abs(x - y) / std::abs(y)); };
+  for (const auto& [iteration, line] : left) {
+    const MetricsLine& other = right.at(iteration);
+    if (iteration > 0) compare(line.lm_loss, other.lm_loss);
+    if (iteration > 0) compare(line.grad_norm, other.grad_norm);
+    if (line.valid_lm_loss.has_value() != other.valid_lm_loss.has_value()) return INFINITY;
+    if (line.valid_lm_loss) compare(*line.valid_lm_loss, *other.valid_lm_loss);
+    if (line.consumed_samples != other.consumed_samples) return INFINITY;
+  }
+  return std::isfinite(worst) ? worst : INFINITY;
+}
+
+bool can_start() {
+  if (has_mpi() && tiny::have_mpirun()) return true;
+  WARN("no MPI in this build, or no mpirun: not tested");
+  return false;
+}
+
+}  // namespace
+
+TEST_CASE("jobs: every mesh reports what one rank reports, and goes on from its own checkpoint bit by bit", "[full]") {
+  if (!can_start()) return;
+  const Jobs jobs({});
+  REQUIRE(jobs.alone("one").code == 0);
+  for (const Layout& layout : kLayouts) {
+    const std::string name = layout.name, stopped = name + "-stopped";
+    INFO(name);
+    const JobResult straight = jobs.job(name, layout);
+    INFO(straight.output);
+    REQUIRE(straight.code == 0);
+    CHECK(metrics_difference(jobs.dir(name), jobs.dir("one")) < 1e-10);
+    CHECK(straight.count("saved ") == 2);  // rank 0 alone speaks
+    CHECK(jobs.job(stopped, layout, " --set run.exit_interval=5").code == 75);
+    CHECK(jobs.read(stopped + "/logs/exit_status-rank-0001.json").find("\"code\": 75") != std::string::npos);
+    const JobResult resumed = jobs.job(stopped, layout);
+    CHECK(resumed.code == 0);
+    CHECK(resumed.count("iteration 5, 40 samples consumed") == 1);
+    CHECK(metrics_difference(jobs.dir(stopped), jobs.dir(name)) == 0);
+    CHECK(difference(checkpoint_weights(jobs.dir(stopped + "/checkpoints")),
+                     checkpoint_weights(jobs.dir(name + "/checkpoints"))) == "");
+    CHECK(jobs.has(name + "/checkpoints/iter_0000010/shard-00001-00000.safetensors"));
+    CHECK(jobs.has(name + "/logs/rank-0001.log"));
+  }
+}
+
+TEST_CASE("jobs: a checkpoint of any mesh goes on on any other", "[full]") {
+  if (!can_start()) return;
+  const Jobs jobs({});
+  REQUIRE(jobs.alone("one").code == 0);
+  const Layout one = {"one", 1, ""};
+  const Layout* const from[] = {&one, &kLayouts[3], &kLayouts[0], &kLayouts[2]};
+  const Layout* const to[] = {&kLayouts[3], &one, &kLayouts[1], &kLayouts[0]};
+  for (size_t i = 0; i < std::size(from); ++i) {
+    const std::string name = str_cat(from[i]->name, "-to-", to[i]->name);
+    INFO(name);
+    CHECK(jobs.job(name, *from[i], " --set run.exit_interval=5").code == 75);
+    const JobResult resumed = jobs.job(name, *to[i]);
+    INFO(resumed.output);
+    CHECK(resumed.code == 0);
+    CHECK(resumed.count("resumed from") == 1);
+    CHECK(metrics_difference(jobs.dir(name), jobs.dir("one")) < 1e-10);
+  }
+}
+
+TEST_CASE("jobs: a killed rank ends the job, and the same command goes on", "[full]") {
+  if (!can_start()) return;
+  const Jobs jobs({{"training.train_iters", "2000000"},
+                   {"checkpoint.save_interval", "50"},
+                   {"checkpoint.most_recent_k", "2"},
+                   {"training.eval_interval", "1000000"}});
+  // The second rank is killed once there is a checkpoint.
+  const std::string killed =
+      str_cat("(for i in $(seq 300); do [ -e ", jobs.dir("run/checkpoints/latest"), " ] && break; sleep 0.1; done; ",
+              "kill -KILL $(cat ", jobs.dir("second.pid"), ")) & ");
+  const std::string rank = str_cat("sh -c '[ $OMPI_COMM_WORLD_RANK = 1 ] && echo $$ > ", jobs.dir("second.pid"),
+                                   "; exec ", jobs.command("run", ""), "'");
+  const JobResult result = tiny::run_shell(
+      killed +
+      "timeout 60 mpirun --allow-run-as-root --oversubscribe --bind-to none --mca mpi_yield_when_idle 1 -n 2 " + rank);
+  INFO(result.output);
+  CHECK(result.code != 0);
+  CHECK(result.code != 124);  // it ended by itself
+  CHECK(result.seconds < 50);
+  const JobResult resumed = jobs.job("run", kLayouts[0], " --set run.exit_interval=50");
+  INFO(resumed.output);
+  CHECK(resumed.code == 75);
+  CHECK(resumed.count("resumed from") == 1);
+}
+
+TEST_CASE("jobs: a signal to one rank stops all of them at the same iteration", "[full]") {
+  if (!can_start()) return;
+  const Jobs jobs({{"training.train_iters", "2000000"},
+                   {"checkpoint.save_interval", "1000000"},
+                   {"training.eval_interval", "1000000"}});
+  const std::string signal =
+      str_cat("(for i in $(seq 300); do [ -s ", jobs.dir("run/metrics.jsonl"),
+              " ] && break; sleep 0.1; done; sleep 0.3; ", "kill -USR1 $(cat ", jobs.dir("second.pid"), ")) & ");
+  const std::string rank = str_cat("sh -c '[ $OMPI_COMM_WORLD_RANK = 1 ] && echo $$ > ", jobs.dir("second.pid"),
+                                   "; exec ", jobs.command("run", ""), "'");
+  const JobResult result = tiny::run_shell(
+      signal +
+      "timeout 60 mpirun --allow-run-as-root --oversubscribe --bind-to none --mca mpi_yield_when_idle 1 -n 2 " + rank);
+  INFO(result.output);
+  CHECK(result.code == 75);
+  const std::string first = jobs.read("run/exit_status.json"),
+                    second = jobs.read("run/logs/exit_status-rank-0001.json");
+  CHECK(first.find("SIGUSR1") != std::string::npos);
+  const auto iteration = [](const std::string& text) {
+    const size_t at = text.find("\"iteration\"");
+    return text.substr(at, text.find('\n', at) - at);
+  };
+  CHECK(iteration(first) == iteration(second));
+}
+
+TEST_CASE("jobs: ranks that were started differently are refused with the difference", "[full]") {
+  if (!can_start()) return;
+  const Jobs jobs({});
+  const JobResult result =
+      tiny::run_shell(str_cat("timeout 60 mpirun --allow-run-as-root --oversubscribe --bind-to none -n 1 ",
+                              jobs.command("run", ""), " : -n 1 ", jobs.command("run", " --set optimizer.lr=0.5")));
+  INFO(result.output);
+  CHECK(result.code == 2);
+  CHECK(result.count("rank 1") > 0);
+  CHECK(result.count("configuration") > 0);
+  CHECK_FALSE(jobs.has("run/metrics.jsonl"));
+}
+
+}  // namespace megatron::test

@@ -1,0 +1,206 @@
+// Training on meshes with ranks that are threads: whatever the mesh, the steps are those of one rank.
+#include <cmath>
+#include <limits>
+#include <mutex>
+
+#include "base/error.h"
+#include "base/strings.h"
+#include "comm/thread_world.h"
+#include "optim/lr_schedule.h"
+#include "tests/catch.h"
+#include "tests/train/trainer_helpers.h"
+#include "train/evaluate.h"
+#include "train/model_state.h"
+#include "train/step_pipeline.h"
+
+namespace megatron::test {
+namespace {
+
+struct MeshCase {
+  int ranks, tp;
+  bool sp;
+};
+constexpr MeshCase kMeshes[] = {{2, 1, false}, {4, 1, false}, {2, 2, false}, {2, 2, true}, {4, 2, false}, {4, 2, true}};
+
+Settings on_mesh(Settings settings, const MeshCase& mesh) {
+  settings["parallel.tensor_model_parallel_size"] = std::to_string(mesh.tp);
+  if (mesh.sp) settings["parallel.sequence_parallel"] = "true";
+  return settings;
+}
+
+/// fp64, four micro-batches, clipping that bites; batches that four data-parallel ranks can share.
+Settings exact(const Settings& changes) {
+  Settings settings = tiny({{"precision.params_dtype", "fp64"},
+                            {"model.num_query_groups", "2"},
+                            {"training.micro_batch_size", "1"},
+                            {"training.global_batch_size", "8"},
+                            {"optimizer.clip_grad", "0.5"},
+                            {"optimizer.lr", "0.003"}});
+  for (const auto& [key, value] : changes) settings[key] = value;
+  return settings;
+}
+
+/// What one rank does in a run, without files.
+class RankRun {
+ public:
+  RankRun(const Settings& settings, World& world)
+      : config_(load_settings(settings, world.size()).config),
+        data_(open_data(config_)),
+        ranks_(std::make_shared<RankContext>(config_, world)),
+        engine_(config_, make_train_programs(config_, data_.vocab_size, ranks_->parallel()), ranks_) {
+    initialize_parameters(engine_.train_program(), engine_.store(), 77, engine_.pool());
+  }
+
+  std::vector<double> train(int64_t iterations) {
+    const LossScaler scaler = make_loss_scaler(config_.precision);
+    Progress start;
+    start.scaler = initial_state(scaler);
+    StepPipeline pipeline(config_, engine_, resolve_schedule(config_.optimizer, config_.training), scaler, start);
+    std::vector<double> numbers;
+    BatchLoader loader(data_.splits.train, data_.batch_options, share(), 0, 2);
+    for (int64_t i = 0; i < iterations; ++i) {
+      std::vector<Batch> batches;
+      for (int64_t m = 0; m < micro_batches(); ++m) batches.push_back(loader.next());
+      pipeline.submit(std::move(batches), 0);
+      const StepMetrics metrics = pipeline.settle();
+      numbers.insert(numbers.end(), {metrics.lm_loss.value(), metrics.grad_norm.value()});
+    }
+    for (const int64_t samples : {5, 8}) {  // not a whole number of micro-batches, and one
+      numbers.push_back(evaluate(engine_, data_.splits.valid, data_.batch_options, samples));
+    }
+    return numbers;
+  }
+
+  TrainEngine& engine() { return engine_; }
+  RankContext& ranks() { return *ranks_; }
+  Batch first_batch() const { return make_batch(*data_.splits.train, samples_of(share(), 0, 0), data_.batch_options); }
+
+ private:
+  SampleShare share() const {
+    return data_parallel_share(config_.training.micro_batch_size, ranks_->data_rank(), ranks_->data_size());
+  }
+  int64_t micro_batches() const {
+    return config_.training.global_batch_size / (config_.training.micro_batch_size * ranks_->data_size());
+  }
+
+  Config config_;
+  RunData data_;
+  std::shared_ptr<RankContext> ranks_;
+  TrainEngine engine_;
+};
+
+/// Losses, norms and evaluations; InternalError when ranks tell different things.
+std::vector<double> train_on(const Settings& settings, const MeshCase& mesh, int64_t iterations) {
+  std::vector<std::vector<double>> told(static_cast<size_t>(mesh.ranks));
+  run_thread_ranks(mesh.ranks, [&](World& world) {
+    told[static_cast<size_t>(world.rank())] = RankRun(on_mesh(settings, mesh), world).train(iterations);
+  });
+  for (const std::vector<double>& numbers : told) {
+    if (numbers != told[0]) throw InternalError("ranks report different numbers");
+  }
+  return told[0];
+}
+
+double worst_difference(const std::vector<double>& a, const std::vector<double>& b) {
+  if (a.size() != b.size()) return INFINITY;
+  double worst = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    if (!std::isfinite(a[i])) return INFINITY;
+    worst = std::max(worst, std::abs(a[i] - b[i]) / std::abs(b[i]));
+  }
+  return worst;
+}
+
+void check_meshes(const Settings& changes) {
+  const Settings settings = exact(changes);
+  const std::vector<double> one = train_on(settings, {1, 1, false}, 4);
+  for (const MeshCase& mesh : kMeshes) {
+    INFO(mesh.ranks << " ranks, tp " << mesh.tp << (mesh.sp ? ", sp" : ""));
+    CHECK(worst_difference(train_on(settings, mesh, 4), one) < 1e-10);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("mesh: LLaMA's and GPT-2's shape, with dropout, train as on one rank") {
+  check_meshes({});
+  check_meshes({{"model.position_embedding_type", "learned_absolute"},
+                {"model.normalization", "LayerNorm"},
+                {"model.swiglu", "false"},
+                {"model.add_bias_linear", "true"},
+                {"model.untie_embeddings_and_output_weights", "false"}});
+}
+
+TEST_CASE("mesh: divisors of the loss are those of the global batch") {
+  check_meshes({{"data.eod_mask_loss", "true"}, {"data.reset_position_ids", "true"}, {"model.vocab_size", "7"}});
+  check_meshes(
+      {{"training.calculate_per_token_loss", "false"}, {"data.eod_mask_loss", "true"}, {"model.vocab_size", "7"}});
+}
+
+TEST_CASE("mesh: recomputation changes nothing") {
+  check_meshes({{"training.recompute_granularity", "full"},
+                {"training.recompute_method", "uniform"},
+                {"training.recompute_num_layers", "1"}});
+  check_meshes({{"training.recompute_granularity", "selective"}});
+}
+
+TEST_CASE("mesh: two runs give the same bits, 16-bit parameters included") {
+  for (const char* dtype : {"fp64", "bf16"}) {
+    const Settings settings = exact({{"precision.params_dtype", dtype}});
+    CHECK(train_on(settings, {4, 2, true}, 3) == train_on(settings, {4, 2, true}, 3));
+  }
+}
+
+TEST_CASE("mesh: sequence parallelism gathers again instead of keeping") {
+  run_thread_ranks(2, [&](World& world) {
+    RankRun run(on_mesh(exact({}), {2, 2, true}), world);
+    if (world.rank() > 0) return;
+    const Plan& plan = run.engine().programs().train;
+    int kept = 0, made = 0;
+    for (const ValueId v : saved_for_backward(plan)) kept += is_gathered(plan.program, v);
+    for (const OpId id : plan.program.list(Phase::kForward)) made += plan.program.op(id).kind->name() == "all_gather";
+    CHECK(kept == 0);
+    CHECK(made == 5);  // two in each layer, one before the output
+  });
+}
+
+TEST_CASE("mesh: a bad value is named with its rank, the same on all ranks") {
+  std::mutex mutex;
+  std::vector<std::string> places;
+  run_thread_ranks(4, [&](World& world) {
+    RankRun run(on_mesh(exact({}), {4, 2, false}), world);
+    const Tensor weight = run.engine().store().find("decoder.layers.1.mlp.linear_fc2.weight");
+    if (world.rank() == 3) weight.as<double>()[7] = std::numeric_limits<double>::infinity();
+    run.engine().begin_step();
+    const std::string place = run.engine().locate_non_finite(run.first_batch(), 1.0 / 96, 1);
+    const std::lock_guard lock(mutex);
+    places.push_back(place);
+  });
+  for (const std::string& place : places) {
+    INFO(place);
+    CHECK(place == places[0]);
+    CHECK(starts_with(place, "rank 3 ("));
+    CHECK(place.find("decoder.layers.1.mlp") != std::string::npos);
+    CHECK(place.find("operation linear") != std::string::npos);
+  }
+}
+
+TEST_CASE("mesh: the ranks' shares of a checkpoint hold every element once") {
+  std::mutex mutex;
+  std::map<std::string, int64_t> elements, wanted;
+  std::vector<int64_t> bytes(4);
+  run_thread_ranks(4, [&](World& world) {
+    RankRun run(on_mesh(exact({}), {4, 2, false}), world);
+    const std::lock_guard lock(mutex);
+    for (const TensorSource& s : checkpoint_tensors(run.engine().train_program(), run.engine().store(), true)) {
+      elements[s.record.name] += element_count(s.box.extent);
+      wanted[s.record.name] = element_count(s.record.shape);
+      bytes[static_cast<size_t>(world.rank())] += element_count(s.box.extent) * size_of(s.record.dtype);
+    }
+  });
+  CHECK(elements == wanted);
+  CHECK(elements.size() > 20);
+  for (const int64_t one : bytes) CHECK(one > 0);
+}
+
+}  // namespace megatron::test
