@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "cli/commands.h"
 #include "cli/config_options.h"
+#include "parallel/mesh.h"
 #include "program/plan.h"
 #include "tokenizer/tokenizer.h"
 #include "train/data_setup.h"
@@ -16,6 +17,7 @@ namespace {
 
 struct PlanCommand {
   ConfigOptions config;
+  int64_t world_size = 1;
   bool print_program = false;
 };
 
@@ -39,11 +41,16 @@ void add_plan_command(CLI::App& app) {
       app.add_subcommand("plan", "Print parameters, memory by purpose, FLOPs and decisions of a configuration");
   auto options = std::make_shared<PlanCommand>();
   add_config_options(*command, options->config);
+  command->add_option("--world-size", options->world_size, "Number of ranks; the plan is that of the first")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
   command->add_flag("--print-program", options->print_program,
                     "Also print every operation of the step, forward, backward and update");
   command->callback([options] {
-    const LoadedConfig loaded = load_config(options->config);
-    const TrainPrograms programs = make_train_programs(loaded.config, vocab_size_of(loaded.config), ParallelContext());
+    const LoadedConfig loaded = load_config(options->config, options->world_size);
+    const ParallelContext parallel(make_mesh(loaded.config.parallel, options->world_size, 0),
+                                   loaded.config.parallel.sequence_parallel);
+    const TrainPrograms programs = make_train_programs(loaded.config, vocab_size_of(loaded.config), parallel);
     std::printf("%s", describe_plan(loaded.config, programs, loaded.decisions).c_str());
     if (options->print_program) print_programs(programs);
   });

@@ -30,8 +30,9 @@ Answer expert_not_yet(const RuleContext& c) {
   return not_yet(c.config.parallel.expert_model_parallel_size, "expert_model_parallel_size");
 }
 Answer expert_tensor_not_yet(const RuleContext& c) {
-  if (c.derived.count("parallel.expert_tensor_parallel_size") != 0) return {};
-  return not_yet(c.config.parallel.expert_tensor_parallel_size, "expert_tensor_parallel_size");
+  const ParallelConfig& p = c.config.parallel;
+  if (p.expert_tensor_parallel_size == p.tensor_model_parallel_size) return {};  // its default
+  return not_yet(p.expert_tensor_parallel_size, "expert_tensor_parallel_size");
 }
 
 Answer sequence_parallel_alone(const RuleContext& c) {

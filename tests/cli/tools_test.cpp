@@ -28,6 +28,10 @@ TEST_CASE("plan, dry run and validate look at a configuration without training")
   prints(programs,
          {"decoder.layers.1.self_attention.linear_qkv.weight", "attention", "lm_head_loss", "adamw", "output_layer"});
   CHECK_FALSE(has(plan, "linear_qkv"));
+  const std::string mesh =
+      work.succeed({"plan", "--config", "tiny.yaml", "--world-size", "4", "--set",
+                    "parallel.tensor_model_parallel_size=2", "--set", "training.micro_batch_size=2"});
+  prints(mesh, {"256 tokens in 2 micro-batches of 2 on each data-parallel rank", "4: tp 2, dp 2"});
 
   const std::string dry = work.succeed({"pretrain", "--config", "tiny.yaml", "--dry-run"});
   prints(dry, {"(44192)", "nothing was trained"});

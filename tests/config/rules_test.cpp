@@ -211,6 +211,18 @@ TEST_CASE("the sound configuration breaks no rule") {
   CHECK_NOTHROW(validate(loaded.config));
 }
 
+TEST_CASE("tensor and data parallelism are allowed, and their resolved.yaml reads back") {
+  const SoundFile file;
+  for (const int64_t world : {2, 4, 8}) {
+    LoadOptions options;
+    options.world_size = world;
+    const LoadedConfig loaded = load_config(
+        {file.path()}, {"parallel.tensor_model_parallel_size=2", "parallel.sequence_parallel=true"}, options);
+    CHECK(loaded.config.parallel.expert_tensor_parallel_size == 2);
+    CHECK(load_config_text(to_yaml(loaded.config), "resolved.yaml", options).config == loaded.config);
+  }
+}
+
 TEST_CASE("every rule refuses what it is there for, naming its first key") {
   const SoundFile file;
   const std::vector<Rule> table = rules();

@@ -1,6 +1,6 @@
 // The program itself under mpirun: equal to one rank, resumable on any mesh, and it ends when a rank does.
 #include <cmath>
-#include <csignal>
+#include <filesystem>
 #include <fstream>
 
 #include "base/file_io.h"
@@ -192,6 +192,36 @@ TEST_CASE("jobs: ranks that were started differently are refused with the differ
   CHECK(result.count("rank 1") > 0);
   CHECK(result.count("configuration") > 0);
   CHECK_FALSE(jobs.has("run/metrics.jsonl"));
+}
+
+TEST_CASE("jobs: a rank that fails tells the others, and each leaves its exit status", "[full]") {
+  if (!can_start()) return;
+  const Jobs jobs({});
+  std::filesystem::create_directories(jobs.dir("run/logs/rank-0001.log"));  // where its log should be
+  const JobResult result = jobs.job("run", kLayouts[0]);
+  INFO(result.output);
+  CHECK(result.code != 0);
+  CHECK(result.seconds < 30);
+  const std::string status = jobs.read("run/exit_status.json");
+  CHECK(status.find("\"code\": 4") != std::string::npos);
+  CHECK(status.find("rank 1 (") != std::string::npos);
+  CHECK(status.find("rank-0001.log") != std::string::npos);
+}
+
+TEST_CASE("jobs: configs/simple.yaml under mpirun", "[full]") {
+  if (!can_start()) return;
+  const Scratch scratch;
+  const std::string command =
+      str_cat(MEGATRON_BINARY, " pretrain --config ", MEGATRON_SOURCE_DIR, "/configs/simple.yaml --set run.dir=");
+  REQUIRE(tiny::run_shell(command + scratch.path("one")).code == 0);
+  for (const Layout& layout : {kLayouts[0], kLayouts[2]}) {
+    INFO(layout.name);
+    const JobResult result = tiny::run_mpirun(layout.ranks, command + scratch.path(layout.name) + layout.settings);
+    INFO(result.output);
+    CHECK(result.code == 0);
+    CHECK(metrics_difference(scratch.path(layout.name), scratch.path("one")) < 1e-5);  // fp32
+    CHECK(read_metrics(scratch.path(layout.name)).at(50).lm_loss < 2);
+  }
 }
 
 }  // namespace megatron::test
