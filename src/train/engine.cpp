@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/strings.h"
 #include "kernels/linear/gemm_cpu.h"
+#include "kernels/linear/gemm_cuda.h"
 #include "nn/language_model.h"
 #include "optim/update_program.h"
 #include "parallel/rank_device.h"
@@ -189,6 +190,22 @@ void TrainEngine::resume_after_skip() {
 int64_t TrainEngine::library_bytes() const {
   if (device_.kind() == DeviceKind::kCpu) return 0;
   return std::max<int64_t>(0, free_at_start_ - device_.free_bytes() - device_.allocated_bytes());
+}
+
+std::string TrainEngine::first_step_report() const {
+  if (device_.kind() == DeviceKind::kCpu) return "";
+  std::string text =
+      str_cat("device memory: ", format_bytes(static_cast<double>(device_.allocated_bytes())),
+              " allocated as planned, ", format_bytes(static_cast<double>(library_bytes())), " taken by libraries");
+#ifdef MEGATRON_HAVE_CUDA
+  const GemmChoiceReport products = gemm_choice_report();
+  text += products.path.empty()
+              ? "; products: cuBLASLt's first choice of algorithms (there is no folder to keep measured ones in; see "
+                "MEGATRON_CACHE_DIR)"
+              : str_cat("; products: ", products.loaded, " algorithms from ", products.path, ", ", products.measured,
+                        " measured in ", format_duration(products.seconds));
+#endif
+  return text;
 }
 
 std::vector<OpTime> TrainEngine::time_operations(const Batch& batch) {

@@ -71,6 +71,10 @@ class TrainEngine {
   /// 0 on the CPU, whose memory others share.
   int64_t library_bytes() const;
 
+  /// What a log says after the first step of a GPU: memory beside the plan, and where algorithms of products came from;
+  /// "" on the CPU.
+  std::string first_step_report() const;
+
   /// Times of all operations of a step on this micro-batch, one at a time. The weights are of no use afterwards.
   std::vector<OpTime> time_operations(const Batch& batch);
 

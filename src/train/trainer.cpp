@@ -184,12 +184,20 @@ class Trainer {
     while (steps_->in_flight() > left) {
       StepMetrics metrics = steps_->settle();
       progress_ = steps_->progress();
+      if (!first_step_done_) report_first_step();
       status_.iteration = progress_.iteration;
       if (evaluates_at(progress_.iteration)) metrics.evaluations = evaluations();
       if (progress_.iteration == total_) add_final_evaluations(metrics);
       for (const auto& sink : sinks_) sink->write(metrics);
       if (!steps_->fatal().empty()) throw DataError(steps_->fatal());
     }
+  }
+
+  void report_first_step() {
+    first_step_done_ = true;
+    const std::string report = engine_->first_step_report();
+    if (!report.empty()) log_info(report);
+    log_info(str_cat("the first step was done ", format_duration(seconds_since(start_)), " after the start"));
   }
 
   /// After this iteration the host looks at the weights: nothing may be in flight.
@@ -313,6 +321,7 @@ class Trainer {
   Progress progress_;
   int64_t total_ = 0;
   int64_t saved_iteration_ = -1;
+  bool first_step_done_ = false;
   std::unique_ptr<TrainEngine> engine_;
   std::unique_ptr<CheckpointStore> checkpoints_;
   std::unique_ptr<BatchLoader> loader_;
