@@ -8,10 +8,11 @@
 
 namespace megatron {
 
-Buffer::Buffer(Device& device, int64_t bytes) : device_(&device), bytes_(bytes) {
+Buffer::Buffer(Device& device, int64_t bytes, Place place) : device_(&device), bytes_(bytes), place_(place) {
   MEGATRON_CHECK(bytes >= 0, "a buffer has a size");
   if (bytes == 0) return;
-  data_ = device.allocate(bytes);
+  data_ = place == Place::kHost ? device.allocate_host(bytes) : device.allocate(bytes);
+  if (place == Place::kHost) return;
   device.allocated_ += bytes;
   device.peak_ = std::max(device.peak_, device.allocated_);
 }
@@ -26,6 +27,7 @@ Buffer& Buffer::operator=(Buffer&& other) noexcept {
     device_ = std::exchange(other.device_, nullptr);
     data_ = std::exchange(other.data_, nullptr);
     bytes_ = std::exchange(other.bytes_, 0);
+    place_ = other.place_;
   }
   return *this;
 }
@@ -36,38 +38,12 @@ Buffer::~Buffer() {
 
 void Buffer::release() {
   if (data_ == nullptr) return;
-  device_->deallocate(data_);
-  device_->allocated_ -= bytes_;
-  data_ = nullptr;
-  bytes_ = 0;
-}
-
-HostBuffer::HostBuffer(Device& device, int64_t bytes) : device_(&device), bytes_(bytes) {
-  MEGATRON_CHECK(bytes >= 0, "a buffer has a size");
-  if (bytes > 0) data_ = device.allocate_host(bytes);
-}
-
-HostBuffer::HostBuffer(HostBuffer&& other) noexcept {
-  *this = std::move(other);
-}
-
-HostBuffer& HostBuffer::operator=(HostBuffer&& other) noexcept {
-  if (this != &other) {
-    release();
-    device_ = std::exchange(other.device_, nullptr);
-    data_ = std::exchange(other.data_, nullptr);
-    bytes_ = std::exchange(other.bytes_, 0);
+  if (place_ == Place::kHost) {
+    device_->deallocate_host(data_);
+  } else {
+    device_->deallocate(data_);
+    device_->allocated_ -= bytes_;
   }
-  return *this;
-}
-
-HostBuffer::~HostBuffer() {
-  release();
-}
-
-void HostBuffer::release() {
-  if (data_ == nullptr) return;
-  device_->deallocate_host(data_);
   data_ = nullptr;
   bytes_ = 0;
 }

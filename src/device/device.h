@@ -13,11 +13,16 @@ enum class DeviceKind : uint8_t { kCpu, kCuda };
 
 class Device;
 
-/// Owned device memory, aligned to Device::kAlignment. Movable; freed with its owner. The device must outlive it.
+/// Owned memory, aligned to Device::kAlignment. Movable; freed with its owner. The device must outlive it.
 class Buffer {
  public:
+  enum class Place : uint8_t {
+    kDevice,  ///< counted by Device::allocated_bytes()
+    kHost,    ///< what the device copies from and to without waiting: page-locked for a GPU
+  };
+
   Buffer() = default;
-  Buffer(Device& device, int64_t bytes);
+  Buffer(Device& device, int64_t bytes, Place place = Place::kDevice);
   Buffer(Buffer&& other) noexcept;
   Buffer& operator=(Buffer&& other) noexcept;
   ~Buffer();
@@ -31,27 +36,7 @@ class Buffer {
   Device* device_ = nullptr;
   std::byte* data_ = nullptr;
   int64_t bytes_ = 0;
-};
-
-/// Owned host memory that the device copies from and to without waiting (page-locked for a GPU). The device must
-/// outlive it.
-class HostBuffer {
- public:
-  HostBuffer() = default;
-  HostBuffer(Device& device, int64_t bytes);
-  HostBuffer(HostBuffer&& other) noexcept;
-  HostBuffer& operator=(HostBuffer&& other) noexcept;
-  ~HostBuffer();
-
-  std::byte* data() const { return data_; }
-  int64_t bytes() const { return bytes_; }
-
- private:
-  void release();
-
-  Device* device_ = nullptr;
-  std::byte* data_ = nullptr;
-  int64_t bytes_ = 0;
+  Place place_ = Place::kDevice;
 };
 
 /// A point in the work of a stream, set by Device::record(). Before the first record it counts as reached.
@@ -89,7 +74,8 @@ class Device {
   /// These two wait until the bytes are there.
   virtual void copy_to_device(void* target, const void* source, int64_t bytes) = 0;
   virtual void copy_to_host(void* target, const void* source, int64_t bytes) = 0;
-  /// These are enqueued; `source` or `target` on the host lies in a HostBuffer and is left alone until they ran.
+  /// These are enqueued; `source` or `target` on the host lies in a Buffer of Place::kHost and is left alone until they
+  /// ran.
   virtual void enqueue_to_device(void* target, const void* source, int64_t bytes) {
     copy_to_device(target, source, bytes);
   }
@@ -118,7 +104,6 @@ class Device {
 
  protected:
   friend class Buffer;
-  friend class HostBuffer;
   virtual std::byte* allocate(int64_t bytes) = 0;
   virtual void deallocate(std::byte* data) noexcept = 0;
   virtual std::byte* allocate_host(int64_t bytes) { return allocate(bytes); }

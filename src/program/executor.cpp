@@ -153,7 +153,7 @@ void Executor::stage(const std::string& name, const void* data, int64_t bytes) {
   if (stages_.empty()) {
     stages_.resize(static_cast<size_t>(options_.staged));
     for (Stage& stage : stages_) {
-      stage.memory = HostBuffer(device(), plan_.input_bytes);
+      stage.memory = Buffer(device(), plan_.input_bytes, Buffer::Place::kHost);
       stage.copied = device().make_event();
     }
   }

@@ -124,7 +124,7 @@ class Executor {
 
   /// One set of inputs on the host, on its way.
   struct Stage {
-    HostBuffer memory;
+    Buffer memory;  // on the host
     std::unique_ptr<Event> copied;
     std::set<std::string> written;
   };

@@ -105,7 +105,7 @@ TrainEngine::TrainEngine(const Config& config, TrainPrograms programs, std::shar
   eval_ = make(programs_.eval);
   update_ = make(programs_.update);
   for (ResultSlot& slot : results_) {
-    slot.memory = HostBuffer(device_, 3 * kResultStride);
+    slot.memory = Buffer(device_, 3 * kResultStride, Buffer::Place::kHost);
     slot.ready = device_.make_event();
   }
 }

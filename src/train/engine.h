@@ -87,7 +87,7 @@ class TrainEngine {
 
   /// Host memory that the scalars of one step are copied to.
   struct ResultSlot {
-    HostBuffer memory;
+    Buffer memory;  // on the host
     std::unique_ptr<Event> ready;
   };
 

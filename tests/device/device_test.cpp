@@ -64,3 +64,31 @@ TEST_CASE("copies, zeros, empty and impossible buffers") {
   CHECK_THROWS_AS(Buffer(*device, int64_t{1} << 60), DeviceError);
   CHECK(device->allocated_bytes() == 16);
 }
+
+TEST_CASE(
+    "host buffers don't count as device memory; enqueued copies, events and streams on the CPU are done at once") {
+  const auto device = make_cpu_device();
+  Buffer host(*device, 64, Buffer::Place::kHost), memory(*device, 64);
+  CHECK(device->allocated_bytes() == 64);
+  CHECK(device->peak_allocated_bytes() == 64);
+  CHECK_FALSE(device->asynchronous());
+  for (int i = 0; i < 64; ++i) host.data()[i] = static_cast<std::byte>(i);
+  device->enqueue_to_device(memory.data(), host.data(), 64);
+  CHECK(memory.data()[63] == std::byte{63});
+  memory.data()[0] = std::byte{7};
+  device->enqueue_to_host(host.data(), memory.data(), 64);
+  CHECK(host.data()[0] == std::byte{7});
+  const auto begin = device->make_event(true), end = device->make_event(true);
+  device->record(*begin);
+  device->record(*end, 1);
+  device->wait(*begin, 1);
+  end->synchronize();
+  CHECK(end->seconds_since(*begin) >= 0);
+  bool called = false;
+  CHECK(device->capture([&] { called = true; }) == nullptr);
+  CHECK_FALSE(called);
+  Buffer moved = std::move(host);
+  CHECK(moved.data()[0] == std::byte{7});
+  moved = Buffer{};
+  CHECK(device->allocated_bytes() == 64);
+}
