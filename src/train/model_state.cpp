@@ -1,7 +1,9 @@
 #include "train/model_state.h"
 
+#include <algorithm>
 #include <cmath>
 
+#include "base/check.h"
 #include "base/error.h"
 #include "base/philox.h"
 #include "base/strings.h"
@@ -38,20 +40,41 @@ int64_t global_index(const LocalBox& box, const Dims& shape, int64_t local) {
   return index;
 }
 
-void fill(Device& device, const Tensor& target, const ParameterInfo& info, const ValueInfo& value, const LocalBox& box,
-          uint64_t seed, ThreadPool& pool) {
+constexpr int64_t kInitialChunk = 1 << 22;  ///< elements that the host draws before it hands them over
+
+/// Host memory that numbers are drawn into, used again for every parameter.
+struct Drawn {
+  explicit Drawn(Device& device)
+      : values(device, kInitialChunk * size_of(DType::kF64), Buffer::Place::kHost),
+        masters(device, kInitialChunk * size_of(DType::kF32), Buffer::Place::kHost) {}
+  Buffer values, masters;
+};
+
+/// Draws a parameter, and its fp32 master copy where there is one, from the same numbers.
+void fill(Device& device, const Tensor& target, const Tensor& master, const ParameterInfo& info, const ValueInfo& value,
+          const LocalBox& box, uint64_t seed, ThreadPool& pool, const Drawn& host) {
   const uint64_t key = philox_key(seed, hash_name(value.name));
   const int64_t row_size = value.shape.rank() > 0 && value.shape[0] > 0 ? value.shape.numel() / value.shape[0] : 1;
+  const int64_t total = target.numel();
+  MEGATRON_CHECK(!master || (master.dtype == DType::kF32 && master.contiguous()), "a master copy is dense fp32");
+  MEGATRON_CHECK(target.contiguous(), "parameters are dense");
   dispatch_floating("initialize_parameters", target.dtype, [&](auto tag) {
     using T = decltype(tag);
-    std::vector<T> data(static_cast<size_t>(target.numel()));
-    pool.parallel_for(target.numel(), 1 << 14, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t index = global_index(box, value.shape, i);
-        data[static_cast<size_t>(i)] = static_cast<T>(initial_value(info.init, key, index, index / row_size));
-      }
-    });
-    write_tensor(device, target, data.data(), target.bytes());
+    T* const drawn = reinterpret_cast<T*>(host.values.data());
+    float* const wide = master ? reinterpret_cast<float*>(host.masters.data()) : nullptr;
+    for (int64_t first = 0; first < total; first += kInitialChunk) {
+      const int64_t count = std::min(kInitialChunk, total - first);
+      pool.parallel_for(count, 1 << 14, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          const int64_t index = global_index(box, value.shape, first + i);
+          const double number = initial_value(info.init, key, index, index / row_size);
+          drawn[i] = static_cast<T>(number);
+          if (wide != nullptr) wide[i] = static_cast<float>(number);
+        }
+      });
+      device.copy_to_device(target.as<T>() + first, drawn, count * size_of(target.dtype));
+      if (wide != nullptr) device.copy_to_device(master.as<float>() + first, wide, count * size_of(DType::kF32));
+    }
   });
 }
 
@@ -112,12 +135,12 @@ std::vector<StateTensor> state_tensors(const Program& program, const Store& stor
 }  // namespace
 
 void initialize_parameters(const Program& program, Store& store, uint64_t seed, ThreadPool& pool) {
+  const Drawn host(store.device());
   for (const ParameterInfo& p : program.parameters) {
     const ValueInfo& value = program.value(p.value);
     const LocalBox box = local_box(value.shape, value.placement, program.mesh);
-    fill(store.device(), store.find(value.name), p, value, box, seed, pool);
-    const Tensor master = store.find(optimizer_state::master(value.name));
-    if (master) fill(store.device(), master, p, value, box, seed, pool);
+    fill(store.device(), store.find(value.name), store.find(optimizer_state::master(value.name)), p, value, box, seed,
+         pool, host);
   }
 }
 
