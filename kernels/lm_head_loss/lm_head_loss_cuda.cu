@@ -308,10 +308,10 @@ class Run {
     shard_scan<T>
         <<<blocks, kThreads, 0, stream_of(stream_)>>>(chunk, std::numeric_limits<A>::lowest(), tops_, sums, targets);
     check_launch("lm_head_loss: scan");
-    args_.comm->all_reduce(make_tensor(tops_, dtype_of<A>::value, {count}), Reduction::kMax);
+    args_.comm->all_reduce(make_tensor(tops_, dtype_of<A>::value, {count}), Reduction::kMax, stream_);
     shift_sums<A><<<grid_size(count, 256), 256, 0, stream_of(stream_)>>>(tops_, sums, count);
     check_launch("lm_head_loss: sums");
-    args_.comm->all_reduce(make_tensor(sums, dtype_of<A>::value, {2 * count}));
+    args_.comm->all_reduce(make_tensor(sums, dtype_of<A>::value, {2 * count}), Reduction::kSum, stream_);
     shard_gradient<T><<<blocks, kThreads, 0, stream_of(stream_)>>>(chunk, tops_, sums, targets);
     check_launch("lm_head_loss: gradient");
   }

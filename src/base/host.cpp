@@ -135,4 +135,9 @@ LibraryFacts library_facts(const std::vector<std::string>& names, const char* ve
   return facts;
 }
 
+std::string host_name() {
+  char name[256] = {};
+  return ::gethostname(name, sizeof name - 1) == 0 ? name : "unknown host";
+}
+
 }  // namespace megatron

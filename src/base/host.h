@@ -7,6 +7,9 @@
 
 namespace megatron {
 
+/// Name of this machine; "unknown host" where the system does not tell.
+std::string host_name();
+
 struct HostFacts {
   std::string system;     ///< "Linux 6.1.0 x86_64"
   std::string processor;  ///< model name

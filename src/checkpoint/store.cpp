@@ -11,6 +11,7 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "base/hash.h"
+#include "base/host.h"
 #include "base/log.h"
 #include "base/strings.h"
 #include "checkpoint/layout.h"
@@ -19,11 +20,6 @@ namespace megatron {
 namespace {
 
 constexpr int64_t kReserveBytes = int64_t{4} << 20;  // manifest, headers, folders
-
-std::string host_name() {
-  char name[256] = {};
-  return ::gethostname(name, sizeof name - 1) == 0 ? name : "unknown host";
-}
 
 std::string nonce() {
   std::random_device source;

@@ -4,6 +4,7 @@
 #include <sstream>
 
 #include "base/error.h"
+#include "base/host.h"
 #include "base/strings.h"
 #include "comm/socket.h"
 
@@ -20,7 +21,7 @@ class TcpWorld final : public World {
         exceptions_(std::uncaught_exceptions()),
         address_(str_cat(launch.master, ":", launch.port)),
         peers_(launch.rank == 0 ? static_cast<size_t>(launch.size) : 1) {
-    info_ = {launch.rank, launch.size, 0, 0, this_host(), str_cat(launch.how, ", tcp to ", address_)};
+    info_ = {launch.rank, launch.size, 0, 0, host_name(), str_cat(launch.how, ", tcp to ", address_)};
     if (launch.rank == 0) {
       accept_all(launch);
     } else {

@@ -4,6 +4,7 @@
 #include <mutex>
 #include <thread>
 
+#include "base/host.h"
 #include "base/strings.h"
 #include "comm/thread_comm.h"
 
@@ -32,7 +33,7 @@ std::vector<std::unique_ptr<World>> make_thread_worlds(int size, double timeout_
   auto comms = make_thread_comms(size, "world", job);
   std::vector<std::unique_ptr<World>> worlds;
   for (int r = 0; r < size; ++r) {
-    const RankInfo info{r, size, r, size, this_host(), "threads"};
+    const RankInfo info{r, size, r, size, host_name(), "threads"};
     worlds.push_back(std::make_unique<ThreadWorld>(info, job, std::move(comms[static_cast<size_t>(r)])));
   }
   return worlds;

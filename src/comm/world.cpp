@@ -1,10 +1,8 @@
 #include "comm/world.h"
 
-#include <unistd.h>
-
-#include <array>
 #include <numeric>
 
+#include "base/host.h"
 #include "base/strings.h"
 #include "comm/thread_comm.h"
 
@@ -14,7 +12,7 @@ namespace {
 class SingleWorld final : public World {
  public:
   SingleWorld() : comm_(std::move(make_thread_comms(1)[0])) {
-    info_.host = this_host();
+    info_.host = host_name();
     info_.launcher = "one rank";
   }
   const RankInfo& info() const override { return info_; }
@@ -44,12 +42,6 @@ void run_as_rank(World& world, const std::function<void()>& body) {
     world.fail(error.what());
     throw;
   }
-}
-
-std::string this_host() {
-  std::array<char, 256> name{};
-  if (gethostname(name.data(), name.size() - 1) != 0) return "unknown host";
-  return name.data();
 }
 
 std::vector<std::string> gather_over(Comm& comm, const std::string& bytes) {

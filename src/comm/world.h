@@ -48,8 +48,6 @@ std::unique_ptr<World> make_single_world();
 /// Runs `body`; when it throws, the other ranks are told the message before the exception goes on.
 void run_as_rank(World& world, const std::function<void()>& body);
 
-std::string this_host();
-
 /// World::gather for worlds that have a host communicator.
 std::vector<std::string> gather_over(Comm& comm, const std::string& bytes);
 

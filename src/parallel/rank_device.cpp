@@ -10,9 +10,6 @@
 #include "base/log.h"
 #include "base/strings.h"
 #include "device/gpu.h"
-#ifdef MEGATRON_HAVE_CUDA
-#include "device/gpu_id.h"
-#endif
 
 namespace megatron {
 namespace {
@@ -103,7 +100,8 @@ std::unique_ptr<Device> make_device(const RunConfig& run, World& world) {
   mine.local_rank = world.info().local_rank;
   mine.wanted = device_kind(run) == DeviceKind::kCuda;
 #ifdef MEGATRON_HAVE_CUDA
-  if (mine.wanted) mine.gpus = visible_gpus();
+  for (const GpuFacts& gpu : mine.wanted ? cuda_facts().gpus : std::vector<GpuFacts>{})
+    mine.gpus.push_back(gpu.pci_bus_id);
 #endif
   std::vector<GpuView> ranks;
   for (const std::string& text : world.gather(pack(mine))) ranks.push_back(unpack(text));

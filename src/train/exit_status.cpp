@@ -86,10 +86,4 @@ bool write_exit_status(const std::string& path, const ExitStatus& status) noexce
   }
 }
 
-std::string host_name() {
-  std::array<char, 256> name{};
-  if (::gethostname(name.data(), name.size() - 1) != 0) return "unknown";
-  return name.data();
-}
-
 }  // namespace megatron

@@ -35,7 +35,4 @@ std::string exit_status_path(const std::string& run_dir, int64_t rank);
 /// logged and gives false.
 bool write_exit_status(const std::string& path, const ExitStatus& status) noexcept;
 
-/// Name of this machine.
-std::string host_name();
-
 }  // namespace megatron

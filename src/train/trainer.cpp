@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "base/check.h"
+#include "base/host.h"
 #include "base/log.h"
 #include "base/strings.h"
 #include "checkpoint/shard_exchange.h"

@@ -1,5 +1,6 @@
 // The thread communicators: what they compute, and that nobody waits for ever.
 #include "comm/thread_comm.h"
+#include "base/host.h"
 
 #include <chrono>
 #include <thread>
@@ -269,8 +270,8 @@ TEST_CASE("ranks that were started differently are all named") {
   });
   for (const std::string& text : texts) {
     CHECK(text == texts[0]);
-    CHECK(contains(text, "rank 1 (" + this_host() + ") has build b2, rank 0 (" + this_host() + ") has b1"));
-    CHECK(contains(text, "rank 3 (" + this_host() + ") has configuration c3"));
+    CHECK(contains(text, "rank 1 (" + host_name() + ") has build b2, rank 0 (" + host_name() + ") has b1"));
+    CHECK(contains(text, "rank 3 (" + host_name() + ") has configuration c3"));
     CHECK(!contains(text, "rank 2"));
   }
   CHECK(messages(3, [](World& w) { compare_start(w, {{"build", build_identity()}}); }) == std::vector<std::string>(3));

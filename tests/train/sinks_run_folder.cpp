@@ -8,6 +8,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "base/host.h"
 #include "base/log.h"
 #include "base/strings.h"
 #include "tests/catch.h"

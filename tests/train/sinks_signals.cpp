@@ -9,6 +9,7 @@
 #include <string>
 
 #include "base/file_io.h"
+#include "base/host.h"
 #include "base/log.h"
 #include "base/strings.h"
 #include "tests/catch.h"

@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "base/host.h"
 #include "base/strings.h"
 #include "comm/mpi/mpi_comm.h"
 
@@ -21,7 +22,7 @@ class MpiWorld final : public World {
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     MPI_Comm_rank(MPI_COMM_WORLD, &info_.rank);
     MPI_Comm_size(MPI_COMM_WORLD, &info_.size);
-    info_.host = this_host();
+    info_.host = host_name();
     info_.launcher = launch.how;
     if (launch.size > 0 && launch.size != info_.size) {
       throw UsageError(str_cat("the launcher started ", launch.size, " ranks, but MPI sees ", info_.size,
