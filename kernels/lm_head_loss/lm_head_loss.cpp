@@ -94,11 +94,6 @@ class LmHeadLoss final : public OpKind {
   }
 #ifdef MEGATRON_HAVE_CUDA
   void run_cuda(const RunContext& c) const override {
-    // The kernels for it were never compared with one rank on GPUs: a loss that nobody checked is worse than none.
-    if (!shards_.axis.empty()) {
-      throw DeviceError("lm_head_loss: a vocabulary spread over " + shards_.axis +
-                        " is not supported on GPUs yet; set parallel.tensor_model_parallel_size: 1 or run.device: cpu");
-    }
     LmHeadLossArgs a = args(c);
     a.add_loss = c.adds(kLoss);
     a.add_dw = c.adds(kDw);
