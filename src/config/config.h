@@ -28,6 +28,11 @@ struct RunConfig {
 struct ParallelConfig {
   int64_t tensor_model_parallel_size = 1;
   int64_t pipeline_model_parallel_size = 1;
+  std::string pipeline_schedule = "1f1b";  ///< 1f1b | gpipe | zero-bubble
+  std::optional<int64_t> num_virtual_stages_per_pipeline_rank, num_layers_per_virtual_pipeline_stage;
+  std::optional<int64_t> decoder_first_pipeline_num_layers, decoder_last_pipeline_num_layers;
+  bool account_for_embedding_in_pipeline_split = false, account_for_loss_in_pipeline_split = false;
+  std::string pipeline_model_parallel_layout;
   int64_t context_parallel_size = 1;
   int64_t expert_model_parallel_size = 1;
   int64_t expert_tensor_parallel_size = 0;  ///< derived: tensor_model_parallel_size

@@ -1,6 +1,8 @@
 // Rules about ranks, batches, schedules, optimizer, precision and checkpoints.
+#include "base/error.h"
 #include "base/strings.h"
 #include "config/rules.h"
+#include "config/stage_split.h"
 
 namespace megatron::detail {
 namespace {
@@ -20,8 +22,13 @@ Answer not_yet(int64_t value, const char* key) {
   return str_cat(key, " ", value, " is not supported yet; this version has tensor and data parallelism: set 1");
 }
 
-Answer pipeline_not_yet(const RuleContext& c) {
-  return not_yet(c.config.parallel.pipeline_model_parallel_size, "pipeline_model_parallel_size");
+Answer pipeline_split(const RuleContext& c) {
+  try {
+    split_stages(c.config.parallel, c.config.model.num_layers);
+    return {};
+  } catch (const UsageError& error) {
+    return error.what();
+  }
 }
 Answer context_not_yet(const RuleContext& c) {
   return not_yet(c.config.parallel.context_parallel_size, "context_parallel_size");
@@ -279,7 +286,13 @@ void add_parallel_rules(std::vector<Rule>& table) {
       {{"world-divides",
         {p + "tensor_model_parallel_size", p + "pipeline_model_parallel_size", p + "context_parallel_size"},
         world_divides},
-       {"pipeline-parallel", {p + "pipeline_model_parallel_size"}, pipeline_not_yet},
+       {"pipeline-split",
+        {p + "pipeline_model_parallel_layout", p + "num_virtual_stages_per_pipeline_rank",
+         p + "num_layers_per_virtual_pipeline_stage", p + "decoder_first_pipeline_num_layers",
+         p + "decoder_last_pipeline_num_layers", p + "account_for_embedding_in_pipeline_split",
+         p + "account_for_loss_in_pipeline_split", p + "pipeline_schedule", p + "pipeline_model_parallel_size",
+         "model.num_layers"},
+        pipeline_split},
        {"context-parallel", {p + "context_parallel_size"}, context_not_yet},
        {"expert-parallel", {p + "expert_model_parallel_size"}, expert_not_yet},
        {"expert-tensor-parallel", {p + "expert_tensor_parallel_size"}, expert_tensor_not_yet},

@@ -28,6 +28,30 @@ std::vector<Field> fields(ParallelConfig& c) {
   list.add("tensor_model_parallel_size", c.tensor_model_parallel_size, "Ranks that share each layer.").at_least(1);
   list.add("pipeline_model_parallel_size", c.pipeline_model_parallel_size, "Ranks that share the stack of layers.")
       .at_least(1);
+  list.add(
+          "pipeline_schedule", c.pipeline_schedule,
+          "Order of micro-batches on a pipeline: 1f1b (interleaved where a rank has several virtual stages), gpipe, or "
+          "zero-bubble, which computes weight gradients where 1f1b would wait.")
+      .choice({"1f1b", "gpipe", "zero-bubble"});
+  list.add("num_virtual_stages_per_pipeline_rank", c.num_virtual_stages_per_pipeline_rank,
+           "Parts of the model on each pipeline rank, taken in turn: a shorter bubble for more transfers.")
+      .at_least(1);
+  list.add("num_layers_per_virtual_pipeline_stage", c.num_layers_per_virtual_pipeline_stage,
+           "The same, told by the layers of a part.")
+      .at_least(1);
+  list.add("decoder_first_pipeline_num_layers", c.decoder_first_pipeline_num_layers,
+           "Layers of the first pipeline rank; the others share the rest evenly.")
+      .at_least(1);
+  list.add("decoder_last_pipeline_num_layers", c.decoder_last_pipeline_num_layers,
+           "Layers of the last pipeline rank; the others share the rest evenly.")
+      .at_least(1);
+  list.add("account_for_embedding_in_pipeline_split", c.account_for_embedding_in_pipeline_split,
+           "Count the embedding as a layer of the first stage when layers are shared out.");
+  list.add("account_for_loss_in_pipeline_split", c.account_for_loss_in_pipeline_split,
+           "Count output layer and loss as a layer of the last stage when layers are shared out.");
+  list.add("pipeline_model_parallel_layout", c.pipeline_model_parallel_layout,
+           "What each stage holds, in the order of the model: E embedding, t a layer, L loss, | between stages, X*n or "
+           "(...)*n repeats: \"Et*3|(tt|)*5tL\".");
   list.add("context_parallel_size", c.context_parallel_size, "Ranks that share each sequence.").at_least(1);
   list.add("expert_model_parallel_size", c.expert_model_parallel_size, "Ranks that share the experts.").at_least(1);
   list.add("expert_tensor_parallel_size", c.expert_tensor_parallel_size,

@@ -82,7 +82,8 @@ std::vector<Case> model_cases() {
 std::vector<Case> run_cases() {
   return {
       {"world-divides", {"parallel.tensor_model_parallel_size=2"}, "does not divide the world size 3", 3},
-      {"pipeline-parallel", {"parallel.pipeline_model_parallel_size=2"}, "not supported yet", 2},
+      {"pipeline-split", {"parallel.pipeline_model_parallel_size=3"}, "4 layers do not divide among 3 stages", 3},
+      {"pipeline-split", {"parallel.num_virtual_stages_per_pipeline_rank=2"}, "pipeline_model_parallel_size above 1"},
       {"context-parallel", {"parallel.context_parallel_size=2"}, "not supported yet", 2},
       {"expert-parallel", {"parallel.expert_model_parallel_size=2"}, "not supported yet"},
       {"expert-tensor-parallel", {"parallel.expert_tensor_parallel_size=2"}, "not supported yet"},
