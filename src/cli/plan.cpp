@@ -29,7 +29,7 @@ int64_t vocab_size_of(const Config& config) {
 }
 
 void print_programs(const TrainPrograms& programs) {
-  for (const Plan* plan : {&programs.begin, &programs.train, &programs.eval, &programs.update}) {
+  for (const Plan* plan : programs.plans()) {
     std::printf("\n%s", print_program(plan->program).c_str());
   }
 }

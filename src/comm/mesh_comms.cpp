@@ -35,6 +35,7 @@ Comm* MeshComms::find(const std::string& name) const {
 std::map<std::string, Comm*> MeshComms::axes(const Mesh& mesh) const {
   std::map<std::string, Comm*> comms;
   for (const MeshAxis& axis : mesh.axes) comms[axis.name] = find(axis.name);
+  if (Comm* ends = find(kPipelineEnds)) comms[kPipelineEnds] = ends;
   return comms;
 }
 
@@ -72,11 +73,18 @@ MeshComms make_mesh_comms(World& world, const Mesh& mesh, const Device& device,
   std::vector<std::vector<std::string>> groups;
   for (const std::string& axis : all) groups.push_back({axis});
   if (contains(all, "dp") && contains(all, "cp")) groups.push_back({"dp", "cp"});
-  for (const std::vector<std::string>& names : groups) {  // in one order on all ranks
-    const std::string name = join(names, "-");
-    auto comm = comms.world->split(index_over(mesh, names, false), index_over(mesh, names, true), name);
+  const auto add = [&](const std::string& name, int colour, int key) {  // in one order on all ranks
+    auto comm = comms.world->split(colour, key, name);
     comms.by_name[name] = recorder ? make_recorded_comm(std::move(comm), recorder) : std::move(comm);
+  };
+  for (const std::vector<std::string>& names : groups) {
+    add(join(names, "-"), index_over(mesh, names, false), index_over(mesh, names, true));
   }
+  if (!contains(all, "pp")) return comms;
+  const int others = index_over(mesh, {"pp"}, false), stage = index_over(mesh, {"pp"}, true);
+  const bool is_end = stage == 0 || stage == mesh.axes[static_cast<size_t>(mesh.find("pp"))].size - 1;
+  add(kPipelineBackward, others, stage);
+  add(kPipelineEnds, is_end ? others : world.size() + world.rank(), stage);
   return comms;
 }
 

@@ -12,6 +12,10 @@
 
 namespace megatron {
 
+/// With an axis pp there are two more: a second one of the same ranks, for what goes backward, and that of the first
+/// and the last stage (the other ranks are alone in theirs).
+inline constexpr char kPipelineBackward[] = "pp-backward", kPipelineEnds[] = "pp-ends";
+
 /// Communicators of one rank. Those by axis are what Executor::Options::comms takes.
 struct MeshComms {
   std::unique_ptr<Comm> owned_world;                     ///< on GPUs; on the CPU the world's own
@@ -20,6 +24,7 @@ struct MeshComms {
 
   /// nullptr for an axis of one rank.
   Comm* find(const std::string& name) const;
+  /// Those of the axes, and kPipelineEnds.
   std::map<std::string, Comm*> axes(const Mesh& mesh) const;
 };
 

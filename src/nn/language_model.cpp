@@ -1,5 +1,6 @@
 #include "nn/language_model.h"
 
+#include "comm/mesh_comms.h"
 #include "kernels/cast/cast.h"
 #include "kernels/gather_rows/gather_rows.h"
 #include "kernels/linear/linear.h"
@@ -8,17 +9,46 @@
 namespace megatron {
 namespace {
 
-/// Embedding, all layers and the final norm: [S, B, C].
-Value hidden_states(Trace& t, const ModuleContext& c) {
-  ResidualStream x{embed(t, c), {}};
+StagePart whole(const ModelSpec& model) {
+  return {0, static_cast<int64_t>(model.layers.size()), true, true};
+}
+
+/// The residual stream before layer `layer`, as it goes from one stage to the next.
+std::string boundary_name(int64_t layer) {
+  return "stream." + std::to_string(layer);
+}
+
+/// What a part of the model begins with: the embedding, or what the part before has made.
+Value stream_before(Trace& t, const ModuleContext& c, const StagePart& part, int64_t B) {
+  if (part.embedding) return embed(t, c);
+  return t.receive(boundary_name(part.first_layer), c.model.dtype, {c.model.seq_length, B, c.model.hidden_size},
+                   c.parallel.stream(), 1);
+}
+
+/// The layers of a part of the model.
+ResidualStream layers(Trace& t, const ModuleContext& c, const StagePart& part, ResidualStream x) {
   Trace::Scope decoder(t, "decoder");
-  for (size_t i = 0; i < c.model.layers.size(); ++i) {
+  for (int64_t i = part.first_layer; i < part.first_layer + part.layers; ++i) {
     Trace::Scope layer(t, "layers." + std::to_string(i));
-    x = transformer_layer(t, c, c.model.layers[i], x);
+    x = transformer_layer(t, c, c.model.layers[static_cast<size_t>(i)], x);
     if (!c.model.fuse_residual_norm) x = close(t, x);
     if (!x.branch) t.rename(x.residual, t.path(kLayerOutput));  // what recomputation of whole layers starts from
   }
+  return x;
+}
+
+Value final_norm(Trace& t, const ModuleContext& c, const ResidualStream& x) {
+  Trace::Scope decoder(t, "decoder");
   return norm(t, c, "final_layernorm", c.model.final_norm, x).y;
+}
+
+/// Two stages hold the word embedding of tied models: the first as the table of ids, the last as the output layer.
+void mark_shared_table(Program& program, const StagePart& part) {
+  for (ParameterInfo& p : program.parameters) {
+    if (program.value(p.value).name != kWordEmbeddings) continue;
+    p.sum_group = kPipelineEnds;
+    p.owner = part.embedding;
+  }
 }
 
 BatchValues token_inputs(Trace& t, const ParallelContext& parallel, int64_t S, int64_t B) {
@@ -28,15 +58,18 @@ BatchValues token_inputs(Trace& t, const ParallelContext& parallel, int64_t S, i
   return batch;
 }
 
-}  // namespace
-
-void trace_loss(Trace& t, const ModelSpec& model, const ParallelContext& parallel, const LossProgramOptions& options) {
+/// The inputs that a part of the model reads.
+BatchValues loss_inputs(Trace& t, const ModelSpec& model, const ParallelContext& parallel,
+                        const LossProgramOptions& options, const StagePart& part) {
   const int64_t S = model.seq_length, B = options.micro_batch_size;
-  const DType sum_dtype = accumulation_dtype(model.dtype);
-  BatchValues batch = token_inputs(t, parallel, S, B);
-  batch.labels = t.input(inputs::kLabels, DType::kI32, {S, B}, parallel.tokens(), 1);
-  batch.weights = t.input(inputs::kWeights, DType::kF32, {S, B}, parallel.tokens(), 1);
-  batch.seed = t.input(inputs::kSeed, sum_dtype, {}, parallel.replicated());
+  BatchValues batch;
+  if (part.embedding) batch.tokens = t.input(inputs::kTokens, DType::kI32, {S, B}, parallel.tokens(), 1);
+  batch.positions = t.input(inputs::kPositions, DType::kI32, {S, B}, parallel.tokens(), 1);
+  if (part.loss) {
+    batch.labels = t.input(inputs::kLabels, DType::kI32, {S, B}, parallel.tokens(), 1);
+    batch.weights = t.input(inputs::kWeights, DType::kF32, {S, B}, parallel.tokens(), 1);
+    batch.seed = t.input(inputs::kSeed, accumulation_dtype(model.dtype), {}, parallel.replicated());
+  }
   if (options.attention_starts) batch.starts = t.input(inputs::kStarts, DType::kI32, {S, B}, parallel.tokens(), 1);
   if (options.training && uses_dropout(model)) {
     batch.token_index = t.input(inputs::kTokenIndex, DType::kI32, {S, B}, parallel.tokens(), 1);
@@ -44,12 +77,28 @@ void trace_loss(Trace& t, const ModelSpec& model, const ParallelContext& paralle
     batch.samples = t.input(inputs::kSamples, DType::kI64, {B}, parallel.samples(), 0);
     batch.step = t.input(inputs::kStep, DType::kI64, {}, parallel.replicated());
   }
+  return batch;
+}
+
+}  // namespace
+
+void trace_loss(Trace& t, const ModelSpec& model, const ParallelContext& parallel, const LossProgramOptions& options) {
+  const DType sum_dtype = accumulation_dtype(model.dtype);
+  const StagePart part = options.part.value_or(whole(model));
+  const BatchValues batch = loss_inputs(t, model, parallel, options, part);
   const ModuleContext c{model, parallel, batch};
-  const Value x = parallel.gather_in(t, hidden_states(t, c));
+  const ResidualStream stream = layers(t, c, part, {stream_before(t, c, part, options.micro_batch_size), {}});
+  if (!part.loss) {
+    t.send(boundary_name(part.first_layer + part.layers), close(t, stream).residual);
+    if (options.part && model.tied) mark_shared_table(t.program(), part);
+    return;
+  }
+  const Value x = parallel.gather_in(t, final_norm(t, c, stream));
   Trace::Scope scope(t, "output_layer");
   const Value loss = lm_head_loss(t, x, output_weight(t, c), batch.labels, batch.weights, batch.seed, model.vocab_size);
   t.accumulate_into(loss, t.state(kLossSum, sum_dtype, {}, t.info(loss).placement));
   if (options.training) t.loss(loss, batch.seed);
+  if (options.part && model.tied) mark_shared_table(t.program(), part);
 }
 
 void trace_generation(Trace& t, const ModelSpec& model, const ParallelContext& parallel, int64_t batch_size,
@@ -58,7 +107,8 @@ void trace_generation(Trace& t, const ModelSpec& model, const ParallelContext& p
   batch.cache_length = cache_length;
   const Value last = t.input(inputs::kLast, DType::kI32, {batch_size}, parallel.samples(), 0);
   const ModuleContext c{model, parallel, batch};
-  const Value x = gather_rows(t, hidden_states(t, c), last);
+  const ResidualStream stream = layers(t, c, whole(model), {embed(t, c), {}});
+  const Value x = gather_rows(t, final_norm(t, c, stream), last);
   Trace::Scope scope(t, "output_layer");
   const Value w = output_weight(t, c);
   // Collectives cut dimension 0, which must be the vocabulary where ranks share it.

@@ -1,6 +1,9 @@
 // The decoder-only language model: embedding, layers, final norm, and the loss or the logits.
 #pragma once
 
+#include <optional>
+
+#include "config/stage_split.h"
 #include "nn/modules.h"
 
 namespace megatron {
@@ -18,12 +21,15 @@ inline constexpr char kLayerOutput[] = "output";
 struct LossProgramOptions {
   int64_t micro_batch_size = 1;
   bool training = true;
-  bool attention_starts = false;  ///< reset_attention_mask: queries do not see earlier documents
+  bool attention_starts = false;    ///< reset_attention_mask: queries do not see earlier documents
+  std::optional<StagePart> part{};  ///< of a pipeline stage; absent: the whole model
 };
 
 /// Traces the sum over tokens of weight * negative log-likelihood of one micro-batch, added to the state "loss_sum"
 /// (fp32, or fp64) and, in training, its gradient's seed. Inputs: tokens, labels, loss_weights, positions, loss_seed
-/// and what dropout needs.
+/// and what dropout needs. A part of the model has what it needs of them; the residual stream [S, B, C] comes in from
+/// the part before and goes out to the part behind as a boundary value. A table that two parts share is marked in
+/// Program::parameters.
 void trace_loss(Trace& t, const ModelSpec& model, const ParallelContext& parallel, const LossProgramOptions& options);
 inline constexpr char kLossSum[] = "loss_sum";
 

@@ -223,8 +223,8 @@ namespace {
 Value word_table(Trace& t, const ModuleContext& c) {
   Init init = Init::normal(c.model.embedding_init_std);
   init.valid_rows = c.model.vocab_size;
-  return t.parameter("embedding.word_embeddings.weight", c.model.dtype,
-                     {c.model.padded_vocab_size, c.model.hidden_size}, c.parallel.tp_sharded(0), init);
+  return t.parameter(kWordEmbeddings, c.model.dtype, {c.model.padded_vocab_size, c.model.hidden_size},
+                     c.parallel.tp_sharded(0), init);
 }
 
 }  // namespace

@@ -65,6 +65,8 @@ ResidualStream close(Trace& t, const ResidualStream& x);
 /// Pre-norm layer: x1 = x + attention(norm(x)), x2 = x1 + mlp(norm(x1)).
 ResidualStream transformer_layer(Trace& t, const ModuleContext& context, const LayerSpec& spec, ResidualStream x);
 
+inline constexpr char kWordEmbeddings[] = "embedding.word_embeddings.weight";
+
 /// Word (and position) embedding: tokens -> [S, B, C].
 Value embed(Trace& t, const ModuleContext& context);
 

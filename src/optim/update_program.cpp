@@ -5,11 +5,13 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "base/strings.h"
+#include "comm/group_sum.h"
 #include "kernels/adamw/adamw.h"
 #include "kernels/cast/cast.h"
 #include "kernels/gradient_norm/gradient_norm.h"
 #include "kernels/sgd/sgd.h"
 #include "parallel/parallel_context.h"
+#include "program/elementwise.h"
 #include "program/passes.h"
 #include "program/trace.h"
 
@@ -52,14 +54,15 @@ Value declare_again(Trace& t, const Program& from, ValueId id, const Init& init 
 
 class UpdateBuilder {
  public:
-  UpdateBuilder(Program& program, const Program& train, const OptimizerConfig& config)
-      : t_(program), train_(train), config_(config) {}
+  UpdateBuilder(Program& program, const Program& train, const OptimizerConfig& config, const std::string& stages)
+      : t_(program), train_(train), config_(config), stages_(stages) {}
 
   void build(const std::vector<ParamGroup>& groups, const std::vector<std::string>& sums) {
     const Placement everywhere = t_.replicated();
     weight_decay_ = t_.input(update_io::kWeightDecay, DType::kF64, {}, everywhere);
     count_ = t_.input(update_io::kUpdateCount, DType::kF64, {}, everywhere);
     const Value inverse_scale = t_.input(update_io::kInverseScale, DType::kF64, {}, everywhere);
+    sum_copies();
     std::vector<Value> gradients;
     for (const ParameterInfo& p : train_.parameters) {
       MEGATRON_CHECK(p.gradient != kNone,
@@ -73,7 +76,8 @@ class UpdateBuilder {
     t_.output(update_io::kCoefficient, clip_.coefficient);
     t_.output(update_io::kSkip, clip_.skip);
     for (const std::string& name : sums) {
-      t_.output(update_io::total(name), reduce_partial(t_, declare_again(t_, train_, train_.by_name.at(name))));
+      t_.output(update_io::total(name),
+                over_stages(reduce_partial(t_, declare_again(t_, train_, train_.by_name.at(name)))));
     }
     for (const ParamGroup& group : groups) {
       const Value lr = t_.input(update_io::learning_rate(group), DType::kF64, {}, everywhere);
@@ -83,17 +87,35 @@ class UpdateBuilder {
   }
 
  private:
+  /// Gradients of parameters that several stages hold.
+  void sum_copies() {
+    for (const ParameterInfo& p : train_.parameters) {
+      if (p.sum_group.empty()) continue;
+      Trace::Scope scope(t_, train_.value(p.value).name);
+      group_sum_in_place(t_, declare_again(t_, train_, p.gradient), p.sum_group);
+    }
+  }
+
+  Value over_stages(Value x) { return stages_.empty() ? x : group_sum(t_, x, stages_); }
+
   /// One sum per set of sharded axes, each reduced over them: an element counts once, on however many ranks it lies.
+  /// With stages one sum of all that they hold.
   std::vector<Value> sums_of_squares(const std::vector<Value>& gradients) {
     std::map<std::vector<bool>, std::vector<Value>> by_axes;
-    for (Value g : gradients) {
+    for (size_t i = 0; i < gradients.size(); ++i) {
+      if (!train_.parameters[i].owner) continue;
+      const Value g = gradients[i];
       std::vector<bool> sharded;
       for (const AxisPlacement& p : t_.info(g).placement) sharded.push_back(p.sharded());
       by_axes[sharded].push_back(g);
     }
     std::vector<Value> sums;
     for (const auto& [sharded, group] : by_axes) sums.push_back(reduce_partial(t_, sum_of_squares(t_, group)));
-    return sums;
+    if (stages_.empty()) return sums;
+    MEGATRON_CHECK(!sums.empty(), "a pipeline stage has no parameters of its own");
+    Value sum = sums[0];
+    for (size_t i = 1; i < sums.size(); ++i) sum = add(t_, sum, sums[i]);
+    return {over_stages(sum)};
   }
 
   void update(const ParameterInfo& info, Value gradient, const ParamGroup& group, Value lr) {
@@ -122,6 +144,7 @@ class UpdateBuilder {
   Trace t_;
   const Program& train_;
   const OptimizerConfig& config_;
+  const std::string stages_;
   Value weight_decay_, count_;
   ClipResult clip_;
 };
@@ -142,11 +165,11 @@ Program make_begin_program(const Program& train, const std::vector<std::string>&
 }
 
 Program make_update_program(const Program& train, const OptimizerConfig& config, const std::vector<ParamGroup>& groups,
-                            const std::vector<std::string>& sums) {
+                            const std::vector<std::string>& sums, const std::string& stages) {
   Program program;
   program.name = "update";
   program.mesh = train.mesh;
-  UpdateBuilder(program, train, config).build(groups, sums);
+  UpdateBuilder(program, train, config, stages).build(groups, sums);
   verify(program);
   return program;
 }

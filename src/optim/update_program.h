@@ -35,8 +35,9 @@ Program make_begin_program(const Program& train, const std::vector<std::string>&
 
 /// Global norm, clipping and one AdamW or SGD update of every parameter of the differentiated program `train`. When the
 /// norm is not finite, or state kHalt is set, nothing changes and output kSkip is 1. Each of `sums`, states of `train`,
-/// is added up over the ranks that hold parts of it: output total(name), of its type.
+/// is added up over the ranks that hold parts of it: output total(name), of its type. `stages`: the communicator of the
+/// pipeline stages, over which the norm and the sums go too; "" without a pipeline.
 Program make_update_program(const Program& train, const OptimizerConfig& config, const std::vector<ParamGroup>& groups,
-                            const std::vector<std::string>& sums = {});
+                            const std::vector<std::string>& sums = {}, const std::string& stages = "");
 
 }  // namespace megatron

@@ -19,6 +19,28 @@ Placement ParallelContext::tokens() const {
   return placement;
 }
 
+Placement ParallelContext::stream() const {
+  Placement placement = tokens();
+  if (sequence_parallel()) placement[static_cast<size_t>(mesh_.find("tp"))] = AxisPlacement::S(0);
+  return placement;
+}
+
+ParallelContext ParallelContext::within_stage() const {
+  Mesh mesh = mesh_;
+  std::erase_if(mesh.axes, [](const MeshAxis& axis) { return axis.name == "pp"; });
+  return {std::move(mesh), sequence_parallel_};
+}
+
+int ParallelContext::stages() const {
+  const int pp = mesh_.find("pp");
+  return pp < 0 ? 1 : mesh_.axes[static_cast<size_t>(pp)].size;
+}
+
+int ParallelContext::stage() const {
+  const int pp = mesh_.find("pp");
+  return pp < 0 ? 0 : mesh_.axes[static_cast<size_t>(pp)].coordinate;
+}
+
 Placement ParallelContext::samples() const {
   Placement placement = replicated();
   const int dp = mesh_.find("dp");

@@ -15,6 +15,12 @@ class ParallelContext {
   ParallelContext(Mesh mesh, bool sequence_parallel) : mesh_(std::move(mesh)), sequence_parallel_(sequence_parallel) {}
 
   const Mesh& mesh() const { return mesh_; }
+  /// The ranks of the own pipeline stage: what its programs are traced for. The stages run programs of their own, so pp
+  /// is no axis of any value.
+  ParallelContext within_stage() const;
+  /// Number of pipeline stages, and the own one.
+  int stages() const;
+  int stage() const;
   /// Ranks along tp.
   int64_t tp_size() const { return mesh_.find("tp") < 0 ? 1 : mesh_.axes[static_cast<size_t>(mesh_.find("tp"))].size; }
   bool sequence_parallel() const { return sequence_parallel_ && mesh_.find("tp") >= 0; }
@@ -25,6 +31,8 @@ class ParallelContext {
   Placement tp_sharded(int dim) const;
   /// Tokens [s, b]: samples over dp, sequence over cp.
   Placement tokens() const;
+  /// The residual stream [s, b, c] between layers: as tokens, and the sequence over tp under sequence parallelism.
+  Placement stream() const;
   /// Per sample [b]: over dp.
   Placement samples() const;
 

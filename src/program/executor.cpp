@@ -267,34 +267,48 @@ int64_t first_non_finite(const Tensor& t, double* bad) {
 
 }  // namespace
 
-std::unique_ptr<NonFinite> find_non_finite(Executor& executor) {
+std::unique_ptr<NonFinite> find_non_finite(const std::vector<Executor*>& parts, const std::vector<int>& positions,
+                                           const std::function<void()>& run) {
+  constexpr int64_t kPart = 1 << 24, kPhase = int64_t{1} << 48;
   std::unique_ptr<NonFinite> first;
-  int64_t order = -1;
-  const Program& program = executor.plan().program;
-  const auto look = [&](Phase phase, const Executor::BoundOp& bound) {
-    const Op& op = program.op(bound.id);
-    const std::vector<Tensor>& results = bound.results;
-    ++order;
-    for (size_t r = 0; r < results.size() && !first; ++r) {
-      double bad = 0;
-      const HostTensor host = to_host(executor.device(), results[r]);
-      const int64_t index = first_non_finite(host.tensor, &bad);
-      if (index < 0) continue;
-      const ValueInfo& info = program.value(op.results[r]);
-      int64_t sample = -1;
-      if (info.sample_dim >= 0) {
-        int64_t inner = 1;
-        for (int d = info.sample_dim + 1; d < results[r].shape.rank(); ++d) inner *= results[r].shape[d];
-        sample = index / inner % results[r].shape[info.sample_dim];
+  for (size_t part = 0; part < parts.size(); ++part) {
+    Executor& executor = *parts[part];
+    const Program& program = executor.plan().program;
+    const int place = positions[part];
+    const auto order = std::make_shared<int64_t>(0);
+    const auto look = [&executor, &program, &first, order, place](Phase phase, const Executor::BoundOp& bound) {
+      const Op& op = program.op(bound.id);
+      const std::vector<Tensor>& results = bound.results;
+      // The backward passes the parts the other way.
+      const int64_t position = static_cast<int64_t>(phase) * kPhase +
+                               (phase == Phase::kForward ? place : (1 << 20) - place) * kPart + (*order)++;
+      for (size_t r = 0; r < results.size() && !first; ++r) {
+        double bad = 0;
+        const HostTensor host = to_host(executor.device(), results[r]);
+        const int64_t index = first_non_finite(host.tensor, &bad);
+        if (index < 0) continue;
+        const ValueInfo& info = program.value(op.results[r]);
+        int64_t sample = -1;
+        if (info.sample_dim >= 0) {
+          int64_t inner = 1;
+          for (int d = info.sample_dim + 1; d < results[r].shape.rank(); ++d) inner *= results[r].shape[d];
+          sample = index / inner % results[r].shape[info.sample_dim];
+        }
+        first = std::make_unique<NonFinite>(NonFinite{name_of(phase), op.scope, op.kind->name(),
+                                                      program.label(op.results[r]), index, sample, bad, position});
       }
-      first = std::make_unique<NonFinite>(NonFinite{name_of(phase), op.scope, op.kind->name(),
-                                                    program.label(op.results[r]), index, sample, bad, order});
-    }
-  };
-  executor.set_observer({nullptr, look});
-  for (int phase = 0; phase < kPhases; ++phase) executor.run(static_cast<Phase>(phase));
-  executor.set_observer({});
+    };
+    executor.set_observer({nullptr, look});
+  }
+  run();
+  for (Executor* executor : parts) executor->set_observer({});
   return first;
+}
+
+std::unique_ptr<NonFinite> find_non_finite(Executor& executor) {
+  return find_non_finite({&executor}, {0}, [&] {
+    for (int phase = 0; phase < kPhases; ++phase) executor.run(static_cast<Phase>(phase));
+  });
 }
 
 }  // namespace megatron

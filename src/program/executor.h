@@ -150,5 +150,9 @@ class Executor {
 /// Runs F, B (and W) of one micro-batch and returns the first value that is not finite, if there is one. The plan
 /// should have been packed without reuse, so that nothing is overwritten before it is looked at.
 std::unique_ptr<NonFinite> find_non_finite(Executor& executor);
+/// The same of programs that are parts of one model, while `run` runs them. `positions`: place of each part in the
+/// model, by which NonFinite::order compares the ranks of a pipeline.
+std::unique_ptr<NonFinite> find_non_finite(const std::vector<Executor*>& parts, const std::vector<int>& positions,
+                                           const std::function<void()>& run);
 
 }  // namespace megatron

@@ -95,26 +95,53 @@ TrainEngine::TrainEngine(const Config& config, TrainPrograms programs, std::shar
       programs_(std::move(programs)),
       arena_(reserve(config, programs_, *ranks_)) {
   verify_blas();
-  Executor::Options options;
-  options.pool = pool_.get();
-  options.comms = ranks_->comms();
-  options.graphs = config.training.cuda_graph_impl == "local";
-  const auto make = [&](const Plan& plan) { return std::make_unique<Executor>(plan, *store_, arena_, options); };
-  begin_ = make(programs_.begin);
-  train_ = make(programs_.train);
-  eval_ = make(programs_.eval);
-  update_ = make(programs_.update);
+  begin_ = std::make_unique<Executor>(programs_.begin, *store_, arena_, executor_options());
+  train_ = make_chunks(programs_.train, arena_);
+  eval_ = make_chunks(programs_.eval, arena_);
+  update_ = std::make_unique<Executor>(programs_.update, *store_, arena_, executor_options());
   for (ResultSlot& slot : results_) {
     slot.memory = Buffer(device_, 3 * kResultStride, Buffer::Place::kHost);
     slot.ready = device_.make_event();
   }
 }
 
+Executor::Options TrainEngine::executor_options() const {
+  Executor::Options options;
+  options.pool = pool_.get();
+  options.comms = ranks_->comms();
+  options.graphs = config_.training.cuda_graph_impl == "local";
+  return options;
+}
+
+TrainEngine::Chunks TrainEngine::make_chunks(const std::vector<Plan>& plans,
+                                             const std::shared_ptr<Buffer>& arena) const {
+  Chunks chunks;
+  std::vector<Executor*> executors;
+  for (size_t c = 0; c < plans.size(); ++c) {
+    Executor::Options options = executor_options();
+    options.kept_offset = kept_offset(plans, c);
+    chunks.executors.push_back(std::make_unique<Executor>(plans[c], *store_, arena, options));
+    executors.push_back(chunks.executors.back().get());
+  }
+  chunks.runner =
+      std::make_unique<ChunkRunner>(executors, ChunkRunner::Links{ranks_->stages_forward(), ranks_->stages_backward()});
+  return chunks;
+}
+
+const std::vector<Instruction>& TrainEngine::instructions(Chunks& chunks, size_t micro_batches, bool backward) const {
+  const auto [found, fresh] = chunks.instructions.try_emplace(micro_batches);
+  if (fresh) {
+    const PipelineSchedule schedule = schedule_of(programs_, static_cast<int>(micro_batches), backward);
+    found->second = schedule.stages[static_cast<size_t>(ranks_->parallel().stage())];
+  }
+  return found->second;
+}
+
 void TrainEngine::begin_step() {
   begin_->run(Phase::kForward);
 }
 
-void TrainEngine::write_batch(Executor& executor, const Batch& batch, double seed, int64_t step) {
+void TrainEngine::write_batch(Executor& executor, const Batch& batch, double seed, int64_t step, int slot_set) {
   stage_array(executor, inputs::kTokens, batch.tokens);
   stage_array(executor, inputs::kLabels, batch.labels);
   stage_array(executor, inputs::kWeights, batch.loss_weights);
@@ -127,20 +154,25 @@ void TrainEngine::write_batch(Executor& executor, const Batch& batch, double see
       index[i] = static_cast<int32_t>(static_cast<int64_t>(i) / batch.micro_batch_size);
     stage_array(executor, inputs::kTokenIndex, index);
   }
-  stage_scalar(executor, inputs::kSeed, seed);
+  if (executor.has_input(inputs::kSeed)) stage_scalar(executor, inputs::kSeed, seed);
   if (executor.has_input(inputs::kStep)) stage_scalar(executor, inputs::kStep, static_cast<double>(step));
-  executor.upload();
+  executor.upload(slot_set);
 }
 
-void TrainEngine::accumulate(const Batch& batch, double seed, int64_t step) {
-  write_batch(*train_, batch, seed, step);
-  train_->run(Phase::kForward);
-  train_->run(Phase::kBackward);
+void TrainEngine::accumulate(const std::vector<Batch>& batches, const std::vector<double>& seeds, int64_t step) {
+  const auto write = [&](Executor& chunk, int micro_batch, int slot_set) {
+    const auto m = static_cast<size_t>(micro_batch);
+    ranks_->at(str_cat("iteration ", step, ", micro-batch ", micro_batch));
+    write_batch(chunk, batches[m], seeds[m], step, slot_set);
+  };
+  train_.runner->run(instructions(train_, batches.size(), true), write);
 }
 
-void TrainEngine::evaluate(const Batch& batch) {
-  write_batch(*eval_, batch, 0.0, 0);
-  eval_->run(Phase::kForward);
+void TrainEngine::evaluate(const std::vector<Batch>& batches) {
+  const auto write = [&](Executor& chunk, int micro_batch, int slot_set) {
+    write_batch(chunk, batches[static_cast<size_t>(micro_batch)], 0.0, 0, slot_set);
+  };
+  eval_.runner->run(instructions(eval_, batches.size(), false), write);
 }
 
 double TrainEngine::loss_sum() const {
@@ -210,13 +242,15 @@ std::string TrainEngine::first_step_report() const {
 
 std::vector<OpTime> TrainEngine::time_operations(const Batch& batch) {
   constexpr int kRepeats = 5;
-  write_batch(*train_, batch, 1.0 / std::max(1.0, batch.loss_weight_sum), 1);
+  MEGATRON_CHECK(ranks_->parallel().stages() == 1, "operations are timed without a pipeline");
+  Executor& train = *train_.executors.front();
+  write_batch(train, batch, 1.0 / std::max(1.0, batch.loss_weight_sum), 1);
   std::vector<OpTime> all = megatron::time_operations(*begin_, "begin", kRepeats);
   const auto add = [&](Executor& executor, const char* label) {
     const std::vector<OpTime> more = megatron::time_operations(executor, label, kRepeats);
     all.insert(all.end(), more.begin(), more.end());
   };
-  add(*train_, "");
+  add(train, "");
   UpdateInputs in;
   in.learning_rates.assign(programs_.groups.size(), 0.0);
   write_update_inputs(in);  // only now: all programs share one arena
@@ -229,14 +263,22 @@ std::string TrainEngine::locate_non_finite(const Batch& batch, double seed, int6
   PackOptions apart;
   apart.reuse = false;
   apart.device = device_.kind();
-  Plan plan = pack(make_loss_program(config_, programs_.spec, ranks_->parallel(), true), apart);
-  auto arena = std::make_shared<Buffer>(device_, plan.arena_bytes());
-  Executor::Options options;
-  options.pool = pool_.get();
-  options.comms = ranks_->comms();
-  Executor executor(std::move(plan), *store_, arena, options);
-  write_batch(executor, batch, seed, step);
-  const std::unique_ptr<NonFinite> found = find_non_finite(executor);
+  const ParallelContext& parallel = ranks_->parallel();
+  apart.own_slots = parallel.stages() > 1;
+  std::vector<Plan> plans;
+  std::vector<int> positions;
+  for (size_t c = 0; c < programs_.train.size(); ++c) {
+    const auto chunk = static_cast<int>(c);
+    plans.push_back(pack(make_loss_program(config_, programs_.spec, parallel, true, chunk), apart));
+    positions.push_back(chunk * parallel.stages() + parallel.stage());
+  }
+  auto arena = std::make_shared<Buffer>(device_, arena_bytes(plans));
+  Chunks chunks = make_chunks(plans, arena);
+  std::vector<Executor*> executors;
+  for (const auto& executor : chunks.executors) executors.push_back(executor.get());
+  const auto write = [&](Executor& chunk, int, int slot_set) { write_batch(chunk, batch, seed, step, slot_set); };
+  const std::unique_ptr<NonFinite> found =
+      find_non_finite(executors, positions, [&] { chunks.runner->run(instructions(chunks, 1, true), write); });
   return earliest(*ranks_, found ? found->order : -1, found ? describe(*found, batch) : "");
 }
 

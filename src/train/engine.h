@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "data/batch.h"
 #include "device/device.h"
 #include "program/executor.h"
+#include "train/chunk_runner.h"
 #include "train/op_times.h"
 #include "train/programs.h"
 #include "train/ranks.h"
@@ -46,13 +48,16 @@ class TrainEngine {
   Device& device() { return device_; }
   RankContext& ranks() { return *ranks_; }
   const TrainPrograms& programs() const { return programs_; }
-  const Program& train_program() const { return train_->plan().program; }
+  /// Samples of one rank.
+  int64_t micro_batch_size() const { return config_.training.micro_batch_size; }
+  /// Parameters and gradients of this rank.
+  const Program& train_program() const { return programs_.held; }
 
   /// Zeroes gradients and the sum of losses.
   void begin_step();
-  /// Forward and backward of one micro-batch, of which `batch` is this rank's part; `seed` = loss scale / divisor of
-  /// the loss.
-  void accumulate(const Batch& batch, double seed, int64_t step);
+  /// Forward and backward of micro-batches, of which `batches` are this rank's parts, in the order of the pipeline's
+  /// schedule; `seeds` = loss scale / divisor of the loss of each.
+  void accumulate(const std::vector<Batch>& batches, const std::vector<double>& seeds, int64_t step);
   void update(const UpdateInputs& inputs);
   static constexpr size_t kInFlight = 2;
   /// Of the oldest update() whose result was not taken yet.
@@ -62,10 +67,11 @@ class TrainEngine {
   double loss_sum() const;
 
   void begin_evaluation() { begin_step(); }
-  void evaluate(const Batch& batch);
+  /// Forward of up to eval_micro_batches micro-batches.
+  void evaluate(const std::vector<Batch>& batches);
 
   /// Stages and uploads all inputs of a training or evaluation program.
-  static void write_batch(Executor& executor, const Batch& batch, double seed, int64_t step);
+  static void write_batch(Executor& executor, const Batch& batch, double seed, int64_t step, int slot_set = 0);
 
   /// Device memory taken since the engine was made beyond what it allocated: kernels, graphs, what libraries keep.
   /// 0 on the CPU, whose memory others share.
@@ -83,6 +89,16 @@ class TrainEngine {
   std::string locate_non_finite(const Batch& batch, double seed, int64_t step);
 
  private:
+  /// Executors of plans whose phases alternate, and what runs them.
+  struct Chunks {
+    std::vector<std::unique_ptr<Executor>> executors;
+    std::unique_ptr<ChunkRunner> runner;
+    std::map<size_t, std::vector<Instruction>> instructions;  ///< of this rank, by the number of micro-batches
+  };
+  Chunks make_chunks(const std::vector<Plan>& plans, const std::shared_ptr<Buffer>& arena) const;
+  Executor::Options executor_options() const;
+  /// What this rank does with so many micro-batches.
+  const std::vector<Instruction>& instructions(Chunks& chunks, size_t micro_batches, bool backward) const;
   void write_update_inputs(const UpdateInputs& inputs);
 
   /// Host memory that the scalars of one step are copied to.
@@ -99,7 +115,8 @@ class TrainEngine {
   std::unique_ptr<Store> store_;
   TrainPrograms programs_;
   std::shared_ptr<Buffer> arena_;
-  std::unique_ptr<Executor> begin_, train_, eval_, update_;
+  std::unique_ptr<Executor> begin_, update_;
+  Chunks train_, eval_;
   std::array<ResultSlot, kInFlight> results_;
   int64_t updates_ = 0, results_taken_ = 0;
 };

@@ -20,22 +20,26 @@ void leave_out(Batch& batch, int64_t column) {
 }  // namespace
 
 double evaluate(TrainEngine& engine, const DatasetPtr& dataset, const BatchOptions& options, int64_t samples) {
-  const int64_t size =
-      engine.programs().eval.program.value(engine.programs().eval.program.by_name.at("tokens")).shape[1];
   RankContext& ranks = engine.ranks();
+  const int64_t size = engine.micro_batch_size() * ranks.data_size();
   const int64_t own = div_exact(size, ranks.data_size()), first = own * ranks.data_rank();
   BatchLoader loader(dataset, options, data_parallel_share(own, ranks.data_rank(), ranks.data_size()), 0, 2);
   double weights = 0;
   engine.begin_evaluation();
-  for (int64_t i = 0; i < div_ceil(samples, size); ++i) {
+  std::vector<Batch> group;  // what the stages of a pipeline work on together
+  const int64_t batches = div_ceil(samples, size);
+  for (int64_t i = 0; i < batches; ++i) {
     Batch batch = loader.next();
     const int64_t wanted = samples - i * size - first;  // of this rank's part
     for (int64_t j = std::max<int64_t>(0, wanted); j < own; ++j) leave_out(batch, j);
     ranks.at(str_cat("evaluation, micro-batch ", i));
-    engine.evaluate(batch);
-    weights += batch.loss_weight_sum;
+    if (ranks.has_loss()) weights += batch.loss_weight_sum;
+    group.push_back(std::move(batch));
+    if (std::ssize(group) < engine.programs().eval_micro_batches && i + 1 < batches) continue;
+    engine.evaluate(group);
+    group.clear();
   }
-  const std::vector<double> sums = ranks.sum_over_data({engine.loss_sum(), weights});
+  const std::vector<double> sums = ranks.sum_over_stages({engine.loss_sum(), weights});
   return sums[0] / std::max(sums[1], 1.0);
 }
 

@@ -163,7 +163,7 @@ std::vector<MemoryEntry> memory_entries(const TrainPrograms& programs) {
       {"optimizer state", report.optimizer},
       {"other state", report.other_state},
       {"activations kept for the backward", report.activations_saved},
-      {"temporary values" + largest_temporary(programs.train, temporary / 4), temporary},
+      {"temporary values" + largest_temporary(programs.train.front(), temporary / 4), temporary},
   };
   std::erase_if(entries, [](const MemoryEntry& entry) { return entry.bytes == 0; });
   std::stable_sort(entries.begin(), entries.end(),

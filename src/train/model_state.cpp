@@ -116,7 +116,7 @@ std::vector<StateTensor> state_tensors(const Program& program, const Store& stor
     const ValueInfo& info = program.value(p.value);
     const Box box = stored_box(name, info.shape, p.init, local_box(info.shape, info.placement, program.mesh));
     if (rows.shape.rank() > 0) rows.shape[0] = box.extent[0];
-    const bool writes = writes_copy(info.placement, program.mesh, number++);
+    const bool writes = p.owner && writes_copy(info.placement, program.mesh, number++);
     if (rows.numel() == 0) return;  // nothing but padding
     all.push_back({stored_record(name, kind, rows.dtype, info.shape, p.init), box, rows, writes});
   };

@@ -7,6 +7,7 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "base/strings.h"
+#include "config/stage_split.h"
 #include "kernels/attention/attention.h"
 #include "nn/language_model.h"
 #include "optim/update_program.h"
@@ -16,8 +17,34 @@
 
 namespace megatron {
 
+int64_t kept_offset(const std::vector<Plan>& plans, size_t i) {
+  int64_t offset = 0;
+  for (const Plan& plan : plans) offset = std::max(offset, plan.transient_bytes);
+  for (size_t before = 0; before < i; ++before) offset += plans[before].kept_bytes();
+  return offset;
+}
+
+int64_t arena_bytes(const std::vector<Plan>& plans) {
+  return kept_offset(plans, plans.size());
+}
+
 int64_t TrainPrograms::arena_bytes() const {
-  return std::max({begin.arena_bytes(), train.arena_bytes(), eval.arena_bytes(), update.arena_bytes()});
+  return std::max(
+      {begin.arena_bytes(), megatron::arena_bytes(train), megatron::arena_bytes(eval), update.arena_bytes()});
+}
+
+std::vector<const Plan*> TrainPrograms::plans() const {
+  std::vector<const Plan*> all = {&begin};
+  for (const Plan& plan : train) all.push_back(&plan);
+  for (const Plan& plan : eval) all.push_back(&plan);
+  all.push_back(&update);
+  return all;
+}
+
+PipelineSchedule schedule_of(const TrainPrograms& programs, int micro_batches, bool backward) {
+  const int pp = programs.mesh.find("pp");
+  const int stages = pp < 0 ? 1 : programs.mesh.axes[static_cast<size_t>(pp)].size;
+  return make_schedule(programs.schedule, {stages, narrow<int>(std::ssize(programs.train)), micro_batches, backward});
 }
 
 namespace {
@@ -70,6 +97,31 @@ bool keeps_stream_values(const TrainingConfig& training) {
          std::find(modules.begin(), modules.end(), "layernorm") != modules.end();
 }
 
+/// What the chunks of a rank hold, as one program without operations. Every stage has the sum of losses, which only the
+/// last one adds to.
+Program held_by(const std::vector<Program>& chunks, DType dtype, const ParallelContext& parallel) {
+  Program held;
+  held.name = "held";
+  held.mesh = parallel.mesh();
+  Trace t(held);
+  for (const Program& chunk : chunks) {
+    for (const ParameterInfo& p : chunk.parameters) {
+      const ValueInfo& v = chunk.value(p.value);
+      MEGATRON_CHECK(p.gradient != kNone, "parameter " + v.name + " has no gradient: nothing depends on it");
+      const ValueInfo& g = chunk.value(p.gradient);
+      t.parameter(v.name, v.dtype, v.shape, v.placement, p.init);
+      ParameterInfo& info = held.parameters.back();
+      info.gradient = t.state(g.name, g.dtype, g.shape, g.placement).id;
+      info.sum_group = p.sum_group;
+      info.owner = p.owner;
+    }
+  }
+  Placement placement = parallel.tokens();
+  for (AxisPlacement& p : placement) p = p.sharded() ? AxisPlacement::P() : AxisPlacement::R();
+  t.state(kLossSum, accumulation_dtype(dtype), {}, placement);
+  return held;
+}
+
 std::vector<ParamGroup> groups_of(const Config& config, const Program& train) {
   std::vector<std::string> names;
   for (const ParameterInfo& p : train.parameters) names.push_back(train.value(p.value).name);
@@ -86,19 +138,26 @@ int64_t data_parallel_size(const Mesh& mesh) {
   return axis < 0 ? 1 : mesh.axes[static_cast<size_t>(axis)].size;
 }
 
-Program make_loss_program(const Config& config, const ModelSpec& spec, const ParallelContext& parallel, bool training) {
+Program make_loss_program(const Config& config, const ModelSpec& spec, const ParallelContext& whole, bool training,
+                          int chunk) {
+  const ParallelContext parallel = whole.within_stage();
   Program program;
-  program.name = training ? "train" : "eval";
+  program.name = str_cat(training ? "train" : "eval", chunk > 0 ? str_cat(".", chunk) : "");
   program.mesh = parallel.mesh();
   Trace t(program, training);
   LossProgramOptions options;
   options.micro_batch_size = config.training.micro_batch_size * data_parallel_size(parallel.mesh());
   options.training = training;
   options.attention_starts = config.data.reset_attention_mask;
+  if (whole.stages() > 1) {
+    const std::vector<StagePart> parts = split_stages(config.parallel, config.model.num_layers);
+    options.part = parts.at(static_cast<size_t>(chunk * whole.stages() + whole.stage()));
+  }
   trace_loss(t, spec, parallel, options);
   if (training) {
     differentiate(program);
     apply_recompute(config.training, parallel, program);
+    if (config.parallel.pipeline_schedule == "zero-bubble") move_weight_gradients(program);
   }
   remove_dead_ops(program);
   return program;
@@ -108,19 +167,43 @@ TrainPrograms make_train_programs(const Config& config, int64_t vocab_size, cons
   TrainPrograms programs;
   programs.spec = make_model_spec(config, vocab_size);
   programs.spec.fuse_residual_norm = !keeps_stream_values(config.training);
-  Program train = make_loss_program(config, programs.spec, parallel, true);
-  programs.groups = groups_of(config, train);
+  programs.mesh = parallel.mesh();
+  programs.schedule = parse_schedule(config.parallel.pipeline_schedule);
+  const int64_t together = config.training.micro_batch_size * data_parallel_size(parallel.mesh());
+  programs.micro_batches = narrow<int>(std::max<int64_t>(1, config.training.global_batch_size / together));
+  const int stages = parallel.stages();
+  programs.eval_micro_batches = stages;
+  const auto parts = std::ssize(split_stages(config.parallel, config.model.num_layers));
+  std::vector<Program> train(static_cast<size_t>(parts / stages));
+  programs.train.resize(train.size());
+  for (size_t c = 0; c < train.size(); ++c) {
+    train[c] = make_loss_program(config, programs.spec, parallel, true, static_cast<int>(c));
+  }
+  programs.held = held_by(train, programs.spec.dtype, parallel.within_stage());
+  programs.groups = groups_of(config, programs.held);
   PackOptions options;
   options.device = device_kind(config.run);
-  programs.begin = pack(make_begin_program(train, {kLossSum}), options);
-  programs.update = pack(make_update_program(train, config.optimizer, programs.groups, {kLossSum}), options);
-  programs.eval = pack(make_loss_program(config, programs.spec, parallel, false), options);
-  programs.train = pack(std::move(train), options);
+  programs.begin = pack(make_begin_program(programs.held, {kLossSum}), options);
+  programs.update =
+      pack(make_update_program(programs.held, config.optimizer, programs.groups, {kLossSum}, stages > 1 ? "pp" : ""),
+           options);
+  const auto stage = static_cast<size_t>(parallel.stage());
+  const PipelineSchedule step = schedule_of(programs, programs.micro_batches, true);
+  const PipelineSchedule evaluation = schedule_of(programs, programs.eval_micro_batches, false);
+  options.own_slots = stages > 1;
+  for (size_t c = 0; c < train.size(); ++c) {
+    options.slot_sets = evaluation.slot_sets[stage][c];
+    programs.eval.push_back(
+        pack(make_loss_program(config, programs.spec, parallel, false, static_cast<int>(c)), options));
+    options.slot_sets = step.slot_sets[stage][c];
+    programs.train[c] = pack(std::move(train[c]), options);
+  }
   return programs;
 }
 
 std::set<ValueId> saved_for_backward(const Plan& plan) {
   std::set<ValueId> made, saved;
+  for (const Boundary& boundary : plan.program.received) made.insert(boundary.value);
   for (OpId id : plan.program.list(Phase::kForward)) {
     for (ValueId v : plan.program.op(id).results) made.insert(plan.program.value(v).storage.root);
   }
@@ -128,7 +211,9 @@ std::set<ValueId> saved_for_backward(const Plan& plan) {
     for (ValueId v : plan.program.op(id).operands) {
       if (v == kNone) continue;
       const ValueId root = plan.program.value(v).storage.root;
-      if (made.count(root) > 0 && plan.program.value(root).lifetime == Lifetime::kActivation) saved.insert(root);
+      const Lifetime lifetime = plan.program.value(root).lifetime;
+      const bool kept = lifetime == Lifetime::kActivation || lifetime == Lifetime::kReceived;
+      if (made.count(root) > 0 && kept) saved.insert(root);
     }
   }
   return saved;
@@ -137,10 +222,10 @@ std::set<ValueId> saved_for_backward(const Plan& plan) {
 MemoryReport memory_report(const TrainPrograms& programs) {
   MemoryReport report;
   std::set<std::string> seen;
-  for (const Plan* plan : {&programs.begin, &programs.train, &programs.eval, &programs.update}) {
+  for (const Plan* plan : programs.plans()) {
     for (const auto& [name, id] : plan->program.by_name) {
       const Lifetime lifetime = plan->program.value(id).lifetime;
-      if (lifetime == Lifetime::kInput || !seen.insert(name).second) continue;
+      if (lifetime == Lifetime::kInput || lifetime == Lifetime::kReceived || !seen.insert(name).second) continue;
       const int64_t bytes = persistent_bytes(plan->program, id);
       if (lifetime == Lifetime::kParameter) {
         report.parameters += bytes;
@@ -156,8 +241,10 @@ MemoryReport memory_report(const TrainPrograms& programs) {
     }
   }
   report.arena = programs.arena_bytes();
-  for (ValueId v : saved_for_backward(programs.train)) {
-    report.activations_saved += programs.train.slots[static_cast<size_t>(v)].bytes;
+  for (const Plan& plan : programs.train) {
+    for (ValueId v : saved_for_backward(plan)) {
+      report.activations_saved += plan.options.slot_sets * plan.slots[static_cast<size_t>(v)].bytes;
+    }
   }
   return report;
 }
@@ -172,6 +259,33 @@ std::string memory_line(const std::string& what, int64_t bytes, const std::strin
   return line + amount + (note.empty() ? "" : "   " + note) + "\n";
 }
 
+/// Layers of each stage, slot sets of the own one, and the bubble.
+std::string describe_pipeline(const Config& config, const TrainPrograms& programs) {
+  const PipelineSchedule schedule = schedule_of(programs, programs.micro_batches, true);
+  const int stages = schedule.shape.stages, chunks = schedule.shape.chunks;
+  if (stages == 1) return "";
+  const PipelineReport report = simulate(schedule, usual_times(schedule));
+  const std::vector<StagePart> parts = split_stages(config.parallel, config.model.num_layers);
+  std::vector<std::string> lists;
+  for (int s = 0; s < stages; ++s) {
+    std::vector<std::string> held;
+    for (int c = 0; c < chunks; ++c) {
+      const StagePart& part = parts[static_cast<size_t>(c * stages + s)];
+      std::vector<std::string> what;
+      if (part.embedding) what.push_back("embedding");
+      if (part.layers > 0) what.push_back(str_cat(part.first_layer, "-", part.first_layer + part.layers - 1));
+      if (part.loss) what.push_back("loss");
+      held.push_back(join(what, " "));
+    }
+    lists.push_back(join(held, ", "));
+  }
+  std::vector<std::string> sets;
+  for (const Plan& plan : programs.train) sets.push_back(std::to_string(plan.options.slot_sets));
+  return str_cat("pipeline     ", config.parallel.pipeline_schedule, chunks > 1 ? " interleaved" : "", ", layers of ",
+                 stages, " stages: ", join(lists, " | "), "; ", join(sets, " + "), " slot sets on this rank; bubble ",
+                 static_cast<int>(report.bubble * 1000 + 0.5) / 10.0, " % of the work of even stages\n");
+}
+
 }  // namespace
 
 std::string describe_plan(const Config& config, const TrainPrograms& programs,
@@ -182,7 +296,7 @@ std::string describe_plan(const Config& config, const TrainPrograms& programs,
   const auto parameters = static_cast<double>(parameter_count(spec));
   const int64_t tokens = training.global_batch_size * spec.seq_length;
   const double flops = flops_per_token(spec);
-  const Mesh& mesh = programs.train.program.mesh;
+  const Mesh& mesh = programs.mesh;
   const int64_t together = training.micro_batch_size * data_parallel_size(mesh);  // samples that the ranks take at once
   std::string text;
   text += str_cat("model        ", config.model.family, ", ", spec.layers.size(), " layers, hidden ", spec.hidden_size,
@@ -197,6 +311,7 @@ std::string describe_plan(const Config& config, const TrainPrograms& programs,
     text += str_cat("ranks        ", mesh.world_size(), ": ", join(axes, ", "),
                     config.parallel.sequence_parallel ? ", sequence parallel" : "", "; memory is that of one rank\n");
   }
+  text += describe_pipeline(config, programs);
   text += str_cat("precision    ", name_of(spec.dtype), " parameters and activations, ",
                   name_of(accumulation_dtype(spec.dtype)), " gradients and optimizer state\n");
   text += str_cat("FLOPs        ", format_count(flops), " per token, ",
@@ -213,8 +328,12 @@ std::string describe_plan(const Config& config, const TrainPrograms& programs,
   text += memory_line("total", memory.allocated(), str_cat(memory.allocated(), " bytes"));
   if (!decisions.empty()) text += "decisions\n";
   for (const std::string& decision : decisions) text += "  " + decision + "\n";
-  if (programs.train.options.device == DeviceKind::kCuda) {
-    for (const std::string& line : attention_decisions(programs.train.program)) text += "  " + line + "\n";
+  std::set<std::string> said;
+  for (const Plan& plan : programs.train) {
+    if (plan.options.device != DeviceKind::kCuda) continue;
+    for (const std::string& line : attention_decisions(plan.program)) {
+      if (said.insert(line).second) text += "  " + line + "\n";
+    }
   }
   return text;
 }

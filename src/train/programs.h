@@ -12,21 +12,38 @@
 #include "optim/lr_schedule.h"
 #include "optim/param_groups.h"
 #include "parallel/parallel_context.h"
+#include "parallel/pipeline_schedule.h"
 #include "program/plan.h"
 
 namespace megatron {
 
+/// What one rank runs. Without a pipeline there is one chunk, the whole model.
 struct TrainPrograms {
   ModelSpec spec;
+  Mesh mesh;                   ///< of the whole run; the programs are those of the rank's pipeline stage
+  ScheduleKind schedule{};     ///< of micro-batches
+  int micro_batches = 1;       ///< of one step
+  int eval_micro_batches = 1;  ///< that evaluation gives to the pipeline at once
   std::vector<ParamGroup> groups;
-  Plan begin;   ///< zeroes gradients and sums
-  Plan train;   ///< F, B of one micro-batch
-  Plan eval;    ///< F of one micro-batch, without dropout
-  Plan update;  ///< norm, clipping, optimizer
+  Program held;             ///< parameters, gradients and sums of all chunks, without operations
+  Plan begin;               ///< zeroes gradients and sums
+  std::vector<Plan> train;  ///< per chunk: F, B (and W) of one micro-batch
+  std::vector<Plan> eval;   ///< per chunk: F of one micro-batch, without dropout
+  Plan update;              ///< norm, clipping, optimizer
 
-  /// The largest of the plans' arenas: they never run at the same time, so they share one.
+  /// All plans, for what looks at memory and operations.
+  std::vector<const Plan*> plans() const;
+  /// The largest of what the programs take: they never run at the same time, but the chunks of a pipeline do, whose
+  /// slot sets lie side by side.
   int64_t arena_bytes() const;
 };
+
+/// Bytes of plans whose phases alternate, and where the slot sets of plan `i` begin in them.
+int64_t arena_bytes(const std::vector<Plan>& plans);
+int64_t kept_offset(const std::vector<Plan>& plans, size_t i);
+
+/// The order of `micro_batches` on the pipeline of `programs`, all stages.
+PipelineSchedule schedule_of(const TrainPrograms& programs, int micro_batches, bool backward);
 
 /// Ranks of a mesh that train on different samples.
 int64_t data_parallel_size(const Mesh& mesh);
@@ -35,8 +52,9 @@ int64_t data_parallel_size(const Mesh& mesh);
 /// programs is that of all data-parallel ranks together.
 TrainPrograms make_train_programs(const Config& config, int64_t vocab_size, const ParallelContext& parallel);
 
-/// The training program before it is packed.
-Program make_loss_program(const Config& config, const ModelSpec& spec, const ParallelContext& parallel, bool training);
+/// The training or evaluation program of chunk `chunk` of the rank's stage, before it is packed.
+Program make_loss_program(const Config& config, const ModelSpec& spec, const ParallelContext& parallel, bool training,
+                          int chunk = 0);
 
 /// Values of a training plan (roots) that live from the forward to the backward.
 std::set<ValueId> saved_for_backward(const Plan& plan);

@@ -33,18 +33,27 @@ class RankContext {
   const ParallelContext& parallel() const { return parallel_; }
   /// Communicators by mesh axis.
   std::map<std::string, Comm*> comms() const { return comms_.axes(parallel_.mesh()); }
+  /// Communicators of the pipeline stages, forward and backward; nullptr without a pipeline.
+  Comm* stages_forward() const { return comms_.find("pp"); }
+  Comm* stages_backward() const { return comms_.find(kPipelineBackward); }
+  /// Does this rank compute losses?
+  bool has_loss() const { return parallel_.stage() == parallel_.stages() - 1; }
   /// Place among the ranks that train on different samples, and their number.
   int64_t data_rank() const;
   int64_t data_size() const;
 
   /// Sums over the data-parallel ranks, element by element and in rank order. Collective.
-  std::vector<double> sum_over_data(const std::vector<double>& values);
+  std::vector<double> sum_over_data(const std::vector<double>& values) { return sum_over({"dp"}, values); }
+  /// The same over data-parallel ranks and pipeline stages. Collective.
+  std::vector<double> sum_over_stages(const std::vector<double>& values) { return sum_over({"dp", "pp"}, values); }
   /// What rank 0 gives. Collective.
   std::string from_first(const std::string& text);
   /// Notes what this rank does, for the report of a rank that does not move any more.
   void at(const std::string& phase);
 
  private:
+  std::vector<double> sum_over(const std::vector<std::string>& axes, const std::vector<double>& values);
+
   std::unique_ptr<World> alone_;
   World* world_;
   ParallelContext parallel_;

@@ -40,10 +40,9 @@ void StepPipeline::enqueue(Step& step) {
   if (step.computed) {
     const ProfileRange range(str_cat("iteration ", m.iteration));
     engine_.begin_step();
-    for (const Batch& batch : step.batches) {
-      engine_.ranks().at(str_cat("iteration ", m.iteration));
-      engine_.accumulate(batch, seed_of(step, batch), m.iteration);
-    }
+    std::vector<double> seeds;
+    for (const Batch& batch : step.batches) seeds.push_back(seed_of(step, batch));
+    engine_.accumulate(step.batches, seeds, m.iteration);
     UpdateInputs in;
     for (const ParamGroup& group : engine_.programs().groups) {
       in.learning_rates.push_back(group_step(schedule_, group, ahead_.schedule.num_steps).learning_rate);

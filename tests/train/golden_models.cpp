@@ -142,7 +142,7 @@ void check_model(const std::string& name) {
   const Batch batch = golden_batch(golden, 2, 12);
 
   run.engine().begin_step();
-  run.engine().accumulate(batch, 1.0 / batch.loss_weight_sum, 1);
+  run.engine().accumulate({batch}, {1.0 / batch.loss_weight_sum}, 1);
   CHECK(run.engine().loss_sum() == Approx(golden.read<double>("loss_sum")[0]).epsilon(1e-12));
   const Distance gradients = compare(run, golden, "gradients/", gradient_name(""));
   INFO("gradients differ by " << gradients.difference << " of " << gradients.largest);
@@ -185,7 +185,7 @@ TEST_CASE("golden: full recomputation gives the same gradients") {
   EngineRun run(settings);
   set_weights(run, golden);
   run.engine().begin_step();
-  run.engine().accumulate(golden_batch(golden, 2, 12), 1.0 / 24, 1);
+  run.engine().accumulate({golden_batch(golden, 2, 12)}, {1.0 / 24}, 1);
   CHECK(compare(run, golden, "gradients/", gradient_name("")).relative() < 1e-10);
 }
 

@@ -25,6 +25,10 @@ constexpr Layout kLayouts[] = {
     {"tp2", 2, " --set parallel.tensor_model_parallel_size=2"},
     {"tp2sp", 2, " --set parallel.tensor_model_parallel_size=2 --set parallel.sequence_parallel=true"},
     {"tp2dp2", 4, " --set parallel.tensor_model_parallel_size=2 --set parallel.sequence_parallel=true"},
+    {"pp2", 2, " --set parallel.pipeline_model_parallel_size=2"},
+    {"pp2dp2", 4,
+     " --set parallel.pipeline_model_parallel_size=2 --set parallel.pipeline_schedule=zero-bubble --set "
+     "parallel.decoder_first_pipeline_num_layers=1"},
 };
 
 /// Runs the program on settings in a folder of its own.
@@ -117,8 +121,8 @@ TEST_CASE("jobs: a checkpoint of any mesh goes on on any other", "[full]") {
   const Jobs jobs({});
   REQUIRE(jobs.alone("one").code == 0);
   const Layout one = {"one", 1, ""};
-  const Layout* const from[] = {&one, &kLayouts[3], &kLayouts[0], &kLayouts[2]};
-  const Layout* const to[] = {&kLayouts[3], &one, &kLayouts[1], &kLayouts[0]};
+  const Layout* const from[] = {&one, &kLayouts[3], &kLayouts[0], &kLayouts[2], &kLayouts[4], &one, &kLayouts[1]};
+  const Layout* const to[] = {&kLayouts[3], &one, &kLayouts[1], &kLayouts[0], &one, &kLayouts[5], &kLayouts[4]};
   for (size_t i = 0; i < std::size(from); ++i) {
     const std::string name = str_cat(from[i]->name, "-to-", to[i]->name);
     INFO(name);

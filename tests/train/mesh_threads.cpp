@@ -1,115 +1,15 @@
 // Training on meshes with ranks that are threads: whatever the mesh, the steps are those of one rank.
-#include <cmath>
 #include <limits>
 #include <mutex>
 
-#include "base/error.h"
 #include "base/strings.h"
-#include "comm/thread_world.h"
-#include "optim/lr_schedule.h"
 #include "tests/catch.h"
-#include "tests/train/trainer_helpers.h"
-#include "train/evaluate.h"
-#include "train/model_state.h"
-#include "train/step_pipeline.h"
+#include "tests/train/rank_run.h"
 
 namespace megatron::test {
 namespace {
 
-struct MeshCase {
-  int ranks, tp;
-  bool sp;
-};
 constexpr MeshCase kMeshes[] = {{2, 1, false}, {4, 1, false}, {2, 2, false}, {2, 2, true}, {4, 2, false}, {4, 2, true}};
-
-Settings on_mesh(Settings settings, const MeshCase& mesh) {
-  settings["parallel.tensor_model_parallel_size"] = std::to_string(mesh.tp);
-  if (mesh.sp) settings["parallel.sequence_parallel"] = "true";
-  return settings;
-}
-
-/// fp64, four micro-batches, clipping that bites; batches that four data-parallel ranks can share.
-Settings exact(const Settings& changes) {
-  Settings settings = tiny({{"precision.params_dtype", "fp64"},
-                            {"model.num_query_groups", "2"},
-                            {"training.micro_batch_size", "1"},
-                            {"training.global_batch_size", "8"},
-                            {"optimizer.clip_grad", "0.5"},
-                            {"optimizer.lr", "0.003"}});
-  for (const auto& [key, value] : changes) settings[key] = value;
-  return settings;
-}
-
-/// What one rank does in a run, without files.
-class RankRun {
- public:
-  RankRun(const Settings& settings, World& world)
-      : config_(load_settings(settings, world.size()).config),
-        data_(open_data(config_)),
-        ranks_(std::make_shared<RankContext>(config_, world)),
-        engine_(config_, make_train_programs(config_, data_.vocab_size, ranks_->parallel()), ranks_) {
-    initialize_parameters(engine_.train_program(), engine_.store(), 77, engine_.pool());
-  }
-
-  std::vector<double> train(int64_t iterations) {
-    const LossScaler scaler = make_loss_scaler(config_.precision);
-    Progress start;
-    start.scaler = initial_state(scaler);
-    StepPipeline pipeline(config_, engine_, resolve_schedule(config_.optimizer, config_.training), scaler, start);
-    std::vector<double> numbers;
-    BatchLoader loader(data_.splits.train, data_.batch_options, share(), 0, 2);
-    for (int64_t i = 0; i < iterations; ++i) {
-      std::vector<Batch> batches;
-      for (int64_t m = 0; m < micro_batches(); ++m) batches.push_back(loader.next());
-      pipeline.submit(std::move(batches), 0);
-      const StepMetrics metrics = pipeline.settle();
-      numbers.insert(numbers.end(), {metrics.lm_loss.value(), metrics.grad_norm.value()});
-    }
-    for (const int64_t samples : {5, 8}) {  // not a whole number of micro-batches, and one
-      numbers.push_back(evaluate(engine_, data_.splits.valid, data_.batch_options, samples));
-    }
-    return numbers;
-  }
-
-  TrainEngine& engine() { return engine_; }
-  RankContext& ranks() { return *ranks_; }
-  Batch first_batch() const { return make_batch(*data_.splits.train, samples_of(share(), 0, 0), data_.batch_options); }
-
- private:
-  SampleShare share() const {
-    return data_parallel_share(config_.training.micro_batch_size, ranks_->data_rank(), ranks_->data_size());
-  }
-  int64_t micro_batches() const {
-    return config_.training.global_batch_size / (config_.training.micro_batch_size * ranks_->data_size());
-  }
-
-  Config config_;
-  RunData data_;
-  std::shared_ptr<RankContext> ranks_;
-  TrainEngine engine_;
-};
-
-/// Losses, norms and evaluations; InternalError when ranks tell different things.
-std::vector<double> train_on(const Settings& settings, const MeshCase& mesh, int64_t iterations) {
-  std::vector<std::vector<double>> told(static_cast<size_t>(mesh.ranks));
-  run_thread_ranks(mesh.ranks, [&](World& world) {
-    told[static_cast<size_t>(world.rank())] = RankRun(on_mesh(settings, mesh), world).train(iterations);
-  });
-  for (const std::vector<double>& numbers : told) {
-    if (numbers != told[0]) throw InternalError("ranks report different numbers");
-  }
-  return told[0];
-}
-
-double worst_difference(const std::vector<double>& a, const std::vector<double>& b) {
-  if (a.size() != b.size()) return INFINITY;
-  double worst = 0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    if (!std::isfinite(a[i])) return INFINITY;
-    worst = std::max(worst, std::abs(a[i] - b[i]) / std::abs(b[i]));
-  }
-  return worst;
-}
 
 void check_meshes(const Settings& changes) {
   const Settings settings = exact(changes);
@@ -155,7 +55,7 @@ TEST_CASE("mesh: sequence parallelism gathers again instead of keeping") {
   run_thread_ranks(2, [&](World& world) {
     RankRun run(on_mesh(exact({}), {2, 2, true}), world);
     if (world.rank() > 0) return;
-    const Plan& plan = run.engine().programs().train;
+    const Plan& plan = run.engine().programs().train.front();
     int kept = 0, made = 0;
     for (const ValueId v : saved_for_backward(plan)) kept += is_gathered(plan.program, v);
     for (const OpId id : plan.program.list(Phase::kForward)) made += plan.program.op(id).kind->name() == "all_gather";

@@ -20,7 +20,7 @@ void check_plan(const Settings& changes) {
   CHECK(engine.device().allocated_bytes() == report.allocated());
   run.steps(2);
   engine.begin_evaluation();
-  for (const Batch& batch : run.batches(9)) engine.evaluate(batch);
+  for (const Batch& batch : run.batches(9)) engine.evaluate({batch});
   run.step(3);
   CHECK(engine.device().allocated_bytes() == report.allocated());
   CHECK(engine.device().peak_allocated_bytes() == report.allocated());

@@ -100,7 +100,7 @@ StepRecord EngineRun::step_on(const std::vector<Batch>& batches, int64_t step) {
   double weights = 0;
   for (const Batch& batch : batches) weights += batch.loss_weight_sum;
   engine_->begin_step();
-  for (const Batch& batch : batches) engine_->accumulate(batch, 1.0 / weights, step);
+  engine_->accumulate(batches, std::vector<double>(batches.size(), 1.0 / weights), step);
   StepRecord record;
   record.loss = engine_->loss_sum() / weights;
   UpdateInputs in;

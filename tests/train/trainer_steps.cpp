@@ -216,15 +216,15 @@ TEST_CASE("evaluation: no dropout, the same value every time, the loss of the da
   double sum = 0;
   without.engine().begin_step();
   for (int64_t i = 0; i < 8; i += 2) {
-    without.engine().accumulate(make_batch(*without.data().splits.valid, {i, i + 1}, without.data().batch_options), 1.0,
-                                1);
+    without.engine().accumulate({make_batch(*without.data().splits.valid, {i, i + 1}, without.data().batch_options)},
+                                {1.0}, 1);
   }
   sum = without.engine().loss_sum();
   CHECK(sum / (8 * 12) == Approx(first).epsilon(1e-6));
   // With dropout the training program differs from it.
   run.engine().begin_step();
   for (int64_t i = 0; i < 8; i += 2) {
-    run.engine().accumulate(make_batch(*run.data().splits.valid, {i, i + 1}, run.data().batch_options), 1.0, 1);
+    run.engine().accumulate({make_batch(*run.data().splits.valid, {i, i + 1}, run.data().batch_options)}, {1.0}, 1);
   }
   CHECK(std::abs(run.engine().loss_sum() / (8 * 12) - first) > 1e-4);
 }
