@@ -82,6 +82,10 @@ std::vector<Case> model_cases() {
 std::vector<Case> run_cases() {
   return {
       {"world-divides", {"parallel.tensor_model_parallel_size=2"}, "does not divide the world size 3", 3},
+      {"expert-world-divides",
+       {"parallel.expert_model_parallel_size=2"},
+       "expert tensor * expert * pipeline parallel size is 2, which does not divide the world size 3",
+       3},
       {"pipeline-parallel", {"parallel.pipeline_model_parallel_size=2"}, "not supported yet", 2},
       {"context-parallel", {"parallel.context_parallel_size=2"}, "not supported yet", 2},
       {"expert-parallel", {"parallel.expert_model_parallel_size=2"}, "not supported yet"},
