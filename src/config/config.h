@@ -134,6 +134,7 @@ struct CheckpointConfig {
   bool finetune = false;
   bool load_optim = true;
   bool save_optim = true;
+  bool load_rng = true;
 
   bool operator==(const CheckpointConfig&) const = default;
 };

@@ -151,6 +151,17 @@ std::vector<StateTensor> state_tensors(const Program& program, const Store& stor
   return all;
 }
 
+/// Where to read a parameter that may be stored narrower than it is wanted: the master copy is what was trained.
+TensorRecord stored_weight(const CheckpointReader& reader, const TensorRecord& wanted) {
+  const StoredTensor* stored = reader.find(wanted.name);
+  const std::string master = optimizer_state::master(wanted.name);
+  TensorRecord from = wanted;
+  if (stored != nullptr && size_of(stored->record.dtype) < size_of(wanted.dtype) && reader.find(master)) {
+    from.name = master;
+  }
+  return from;
+}
+
 }  // namespace
 
 void initialize_parameters(const Program& program, Store& store, uint64_t seed, ThreadPool& pool) {
@@ -183,18 +194,31 @@ std::vector<TensorSource> checkpoint_tensors(const Program& program, const Store
   return sources;
 }
 
-void load_tensors(const CheckpointReader& reader, const Program& program, Store& store, bool optimizer) {
+void check_tensors(const CheckpointReader& reader, const Program& program, const Store& store, bool optimizer) {
+  for (const StateTensor& s : state_tensors(program, store, optimizer)) {
+    reader.require(optimizer ? s.record : stored_weight(reader, s.record), /*any_floating=*/!optimizer);
+  }
+}
+
+int64_t load_tensors(const CheckpointReader& reader, const Program& program, Store& store, bool optimizer) {
+  int64_t total = 0;
   for (const StateTensor& s : state_tensors(program, store, optimizer)) {
     std::vector<std::byte> bytes(static_cast<size_t>(s.tensor.bytes()));
-    reader.read_box(s.record, s.box, bytes);
+    if (optimizer) {
+      reader.read_box(s.record, s.box, bytes);
+    } else {
+      reader.read_box_as(stored_weight(reader, s.record), s.box, bytes);
+    }
     write_tensor(store.device(), s.tensor, bytes.data(), s.tensor.bytes());
+    total += s.tensor.bytes();
   }
-  if (optimizer) return;
+  if (optimizer) return total;
   for (const ParameterInfo& p : program.parameters) {
     const std::string& name = program.value(p.value).name;
     const Tensor master = store.find(optimizer_state::master(name));
     if (master) copy_to_master(store.device(), store.find(name), master);
   }
+  return total;
 }
 
 }  // namespace megatron

@@ -132,6 +132,23 @@ TEST_CASE("jobs: a checkpoint of any mesh goes on on any other", "[full]") {
   }
 }
 
+TEST_CASE("jobs: damage that one rank finds makes all ranks take the checkpoint before", "[full]") {
+  if (!can_start()) return;
+  const Jobs jobs(Settings{{"checkpoint.save_interval", "4"}});
+  REQUIRE(jobs.job("run", kLayouts[1]).code == 0);
+  const auto before = read_metrics(jobs.dir("run"));
+  const std::string newest = "run/checkpoints/iter_0000010/shard-00001-00000.safetensors";
+  std::string shard = jobs.read(newest);
+  shard[shard.size() / 2] = static_cast<char>(shard[shard.size() / 2] ^ 8);  // where no sample looks
+  std::ofstream(jobs.dir(newest), std::ios::binary) << shard;
+  const JobResult resumed = jobs.job("run", kLayouts[1]);
+  INFO(resumed.output);
+  CHECK(resumed.code == 0);
+  CHECK(resumed.count("checkpoint skipped: " + jobs.dir(newest) + ": bytes [") == 1);
+  CHECK(resumed.count("iteration 8, 64 samples consumed") == 1);
+  CHECK(read_metrics(jobs.dir("run")).at(10).lm_loss == before.at(10).lm_loss);
+}
+
 TEST_CASE("jobs: a killed rank ends the job, and the same command goes on", "[full]") {
   if (!can_start()) return;
   const Jobs jobs({{"training.train_iters", "2000000"},
