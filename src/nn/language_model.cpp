@@ -52,6 +52,14 @@ void trace_loss(Trace& t, const ModelSpec& model, const ParallelContext& paralle
   if (options.training) t.loss(loss, batch.seed);
 }
 
+void trace_logits(Trace& t, const ModelSpec& model, const ParallelContext& parallel, int64_t batch_size) {
+  const BatchValues batch = token_inputs(t, parallel, model.seq_length, batch_size);
+  const ModuleContext c{model, parallel, batch};
+  const Value x = hidden_states(t, c);
+  Trace::Scope scope(t, "output_layer");
+  t.output("logits", cast(t, linear(t, x, output_weight(t, c)), accumulation_dtype(model.dtype)));
+}
+
 void trace_generation(Trace& t, const ModelSpec& model, const ParallelContext& parallel, int64_t batch_size,
                       int64_t tokens_per_call, int64_t cache_length) {
   BatchValues batch = token_inputs(t, parallel, tokens_per_call, batch_size);
