@@ -63,6 +63,9 @@ class Device {
  public:
   static constexpr int64_t kAlignment = 256;
   static constexpr int kStreams = 2;  ///< as many as program.h's Stream has
+  /// Streams of transfers between pipeline stages, forward and backward: they run beside phases, never within one.
+  static constexpr int kForwardTransfers = 2, kBackwardTransfers = 3;
+  static constexpr int kAllStreams = 4;
 
   virtual ~Device() = default;
   virtual DeviceKind kind() const = 0;

@@ -26,15 +26,38 @@ class Differentiator {
       MEGATRON_CHECK(loss.seed != kNone, "a loss needs a seed");
       add_gradient(loss.value, {loss.seed}, false);
     }
+    for (Boundary& boundary : program_.sent) receive_gradient(boundary);
     const std::vector<OpId> forward = program_.list(Phase::kForward);
     for (auto it = forward.rbegin(); it != forward.rend(); ++it) visit(*it);
     trace_.set_scope("");
+    for (Boundary& boundary : program_.received) send_gradient(boundary);
   }
 
  private:
-  /// A value wants a gradient when it is a parameter or depends on one.
+  /// The stage behind gives the gradient of what it was sent, placed as that is.
+  void receive_gradient(Boundary& boundary) {
+    const ValueInfo v = program_.value(boundary.value);
+    const Value gradient = trace_.received(gradient_name(boundary.name), v.dtype, v.shape, v.placement, v.sample_dim);
+    boundary.gradient = gradient.id;
+    add_gradient(boundary.value, gradient, false);
+  }
+
+  void send_gradient(Boundary& boundary) {
+    const auto found = gradients_.find(boundary.value);
+    MEGATRON_CHECK(found != gradients_.end(), "nothing depends on " + program_.label(boundary.value));
+    const ValueId gradient = found->second.id;
+    const ValueInfo &v = program_.value(boundary.value), &g = program_.value(gradient);
+    MEGATRON_CHECK(g.placement == v.placement && g.dtype == v.dtype,
+                   str_cat("the gradient of the boundary ", program_.label(boundary.value), " ",
+                           program_.type_text(boundary.value), " is ", program_.type_text(gradient)));
+    boundary.gradient = gradient;
+    program_.outputs.push_back({gradient_name(boundary.name), gradient});
+  }
+
+  /// A value wants a gradient when it is a parameter, comes from another stage, or depends on one that does.
   void mark_wanted() {
     wanted_.assign(program_.values.size(), false);
+    for (const Boundary& boundary : program_.received) wanted_[static_cast<size_t>(boundary.value)] = true;
     for (const ParameterInfo& p : program_.parameters) wanted_[static_cast<size_t>(p.value)] = true;
     for (OpId id : program_.list(Phase::kForward)) {
       const Op& op = program_.op(id);

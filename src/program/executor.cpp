@@ -39,11 +39,14 @@ Tensor Store::find(const std::string& name) const {
 
 Executor::Executor(Plan plan, Store& store, std::shared_ptr<Buffer> arena, Options options)
     : plan_(std::move(plan)), store_(store), options_(std::move(options)), arena_(std::move(arena)) {
-  MEGATRON_CHECK(arena_->bytes() >= plan_.arena_bytes(),
-                 "the arena is too small for program '" + plan_.program.name + "'");
+  if (options_.kept_offset < 0) options_.kept_offset = plan_.transient_bytes;
+  MEGATRON_CHECK(
+      options_.kept_offset >= plan_.transient_bytes && arena_->bytes() >= options_.kept_offset + plan_.kept_bytes(),
+      "the arena is too small for program '" + plan_.program.name + "'");
   phases_.resize(static_cast<size_t>(plan_.options.slot_sets));
   for (const auto& [name, id] : plan_.program.by_name) {
-    if (plan_.program.value(id).lifetime != Lifetime::kInput) store_.require(plan_.program, id);
+    const Lifetime lifetime = plan_.program.value(id).lifetime;
+    if (lifetime != Lifetime::kInput && lifetime != Lifetime::kReceived) store_.require(plan_.program, id);
   }
   fork_ = new_event();
   for (Event*& event : join_) event = new_event();
@@ -58,10 +61,10 @@ Event* Executor::new_event() {
 }
 
 std::byte* Executor::region_base(Region region, int slot_set) const {
-  // arena: transient | inputs of set 0, 1, ... | slots of set 0, 1, ...
+  // arena: transient | ... | inputs of set 0, 1, ... | slots of set 0, 1, ...
   std::byte* base = arena_->data();
   if (region == Region::kTransient) return base;
-  base += plan_.transient_bytes;
+  base += options_.kept_offset;
   if (region == Region::kInput) return base + slot_set * plan_.input_bytes;
   return base + plan_.options.slot_sets * plan_.input_bytes + slot_set * plan_.slot_bytes;
 }
@@ -140,6 +143,14 @@ Tensor Executor::input(const std::string& name, int slot_set) const {
   const Slot& slot = plan_.slots[static_cast<size_t>(id)];
   return make_tensor(region_base(Region::kInput, slot_set) + slot.offset, plan_.program.value(id).dtype,
                      plan_.program.local_shape(id));
+}
+
+Tensor Executor::received(const std::string& name, int slot_set) const {
+  const auto found = plan_.program.by_name.find(name);
+  MEGATRON_CHECK(
+      found != plan_.program.by_name.end() && plan_.program.value(found->second).lifetime == Lifetime::kReceived,
+      "program '" + plan_.program.name + "' receives no '" + name + "'");
+  return const_cast<Executor*>(this)->bind(found->second, slot_set);
 }
 
 Tensor Executor::output(const std::string& name, int slot_set) const {

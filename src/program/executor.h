@@ -56,6 +56,9 @@ class Executor {
     /// runs operation by operation, because libraries choose their algorithms in it.
     bool graphs = true;
     int staged = 4;  ///< sets of inputs that the host may write ahead of the device
+    /// Where inputs and slots begin in the arena; -1: behind the transient values. Programs whose phases alternate
+    /// share the transient part alone.
+    int64_t kept_offset = -1;
   };
 
   /// `arena` holds at least plan.arena_bytes() bytes; programs that never run at the same time share one.
@@ -71,6 +74,8 @@ class Executor {
   void stage(const std::string& name, const void* data, int64_t bytes);
   /// The inputs as staged become those of `slot_set`, in order with what is run before and after.
   void upload(int slot_set = 0);
+  /// Memory that a boundary value of another stage is received into.
+  Tensor received(const std::string& name, int slot_set) const;
   /// A named output.
   Tensor output(const std::string& name, int slot_set = 0) const;
 

@@ -116,10 +116,19 @@ class Packer {
         ++reads_[static_cast<size_t>(root(op.accumulate[r]))];
       }
     }
+    count_boundaries();
     for (const NamedValue& output : program_.outputs) {
       join_family(output.value);
       life(output.value).extend(kForever);
       ++reads_[static_cast<size_t>(root(output.value))];
+    }
+  }
+
+  /// What another stage sends is there from the start of the phase that reads it.
+  void count_boundaries() {
+    for (const Boundary& boundary : program_.received) life(boundary.value).extend(phase_begin_[0]);
+    for (const Boundary& boundary : program_.sent) {
+      if (boundary.gradient != kNone) life(boundary.gradient).extend(phase_begin_[1]);
     }
   }
 
@@ -212,18 +221,21 @@ class Packer {
   }
 
   Region region_of(ValueId r) const {
+    const bool own_slots = plan_.options.own_slots || plan_.options.slot_sets > 1;
     switch (program_.value(r).lifetime) {
       case Lifetime::kParameter:
       case Lifetime::kState:
         return Region::kPersistent;
       case Lifetime::kInput:
         return Region::kInput;
+      case Lifetime::kReceived:
+        return Region::kSlot;
       case Lifetime::kActivation:
         break;
     }
     const Interval& l = life_[static_cast<size_t>(r)];
     const bool crosses = l.last == kForever || phase_of(l.first) != phase_of(l.last);
-    return crosses && plan_.options.slot_sets > 1 ? Region::kSlot : Region::kTransient;
+    return crosses && own_slots ? Region::kSlot : Region::kTransient;
   }
 
   void allocate() {
@@ -270,6 +282,8 @@ class Packer {
 
 Plan pack(Program program, const PackOptions& options) {
   MEGATRON_CHECK(options.slot_sets >= 1, "a plan has at least one slot set");
+  MEGATRON_CHECK(options.own_slots || (program.received.empty() && program.sent.empty()),
+                 "boundary values of a pipeline stage lie in slot sets");
   Plan plan;
   plan.program = std::move(program);
   plan.options = options;

@@ -13,7 +13,8 @@ namespace megatron {
 
 /// Adds the backward of program.losses in list B. Gradients of parameters become fp32 (fp64 for fp64) state named
 /// "gradient/<parameter>", accumulated by the operations that make them; gradients of values used several times are
-/// summed, inside the producing operation where its kind can.
+/// summed, inside the producing operation where its kind can. At boundaries of pipeline stages gradients come in and go
+/// out: Boundary::gradient of program.sent and program.received.
 void differentiate(Program& program);
 
 /// Name of the gradient state of a parameter.

@@ -30,6 +30,8 @@ struct Slot {
 
 struct PackOptions {
   int slot_sets = 1;
+  /// Other programs run between the phases: values that cross phases keep to their slot set, even to a single one.
+  bool own_slots = false;
   bool reuse = true;  ///< false: every value has memory of its own (for comparing and for finding the first NaN)
   DeviceKind device = DeviceKind::kCpu;
 };
@@ -49,8 +51,10 @@ struct Plan {
   int64_t input_bytes = 0;  ///< per slot set
   int64_t transient_bytes = 0;
 
+  /// Bytes that outlive a phase: inputs and slots of all slot sets.
+  int64_t kept_bytes() const { return options.slot_sets * (slot_bytes + input_bytes); }
   /// Bytes of all arenas without persistent memory.
-  int64_t arena_bytes() const { return options.slot_sets * (slot_bytes + input_bytes) + transient_bytes; }
+  int64_t arena_bytes() const { return kept_bytes() + transient_bytes; }
   Cost cost(Phase phase) const;
 };
 

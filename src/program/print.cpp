@@ -7,9 +7,10 @@ namespace megatron {
 std::string print_program(const Program& program) {
   std::string text = "program " + program.name + "\n";
   for (const auto& [name, id] : program.by_name) {
-    const char* kind = program.value(id).lifetime == Lifetime::kParameter ? "parameter"
-                       : program.value(id).lifetime == Lifetime::kState   ? "state"
-                                                                          : "input";
+    const char* kind = program.value(id).lifetime == Lifetime::kParameter  ? "parameter"
+                       : program.value(id).lifetime == Lifetime::kState    ? "state"
+                       : program.value(id).lifetime == Lifetime::kReceived ? "received"
+                                                                           : "input";
     text += str_cat("  ", kind, " %", id, " ", name, ": ", program.type_text(id), "\n");
   }
   for (size_t phase = 0; phase < kPhases; ++phase) {

@@ -32,6 +32,7 @@ enum class Lifetime : uint8_t {
   kParameter,   ///< trained weight; persistent, shared between programs by name
   kState,       ///< other persistent memory, by name: gradients, optimizer state, caches, sums of losses
   kInput,       ///< written by the host before a phase runs, one per slot set
+  kReceived,    ///< written by another rank before a phase runs: boundaries of pipeline stages, one per slot set
 };
 
 /// Where a value lies: in the memory of the value `root`, at `offset` with `strides` (elements of the local shape).
@@ -88,6 +89,15 @@ struct ParameterInfo {
   ValueId value = kNone;
   ValueId gradient = kNone;  ///< fp32 (fp64) state, made by differentiate()
   Init init;
+  std::string sum_group = {};  ///< other stages hold the same parameter: the communicator that sums its gradient
+  bool owner = true;           ///< of those stages this one counts it in the norm and writes it to checkpoints
+};
+
+/// Where the program ends and that of another pipeline stage goes on. Both stages name and type the value alike.
+struct Boundary {
+  std::string name;
+  ValueId value = kNone;     ///< of lifetime kReceived, or an activation that is an output
+  ValueId gradient = kNone;  ///< made by differentiate(): an output, or of lifetime kReceived; named "gradient/<name>"
 };
 
 /// A scalar whose derivative is wanted; `seed` is dL/d(value), a device scalar known before the first forward.
@@ -108,6 +118,8 @@ struct Program {
   std::array<std::vector<OpId>, kPhases> lists;
   std::vector<ParameterInfo> parameters;
   std::vector<Loss> losses;
+  std::vector<Boundary> received;          ///< values that come from the stage before
+  std::vector<Boundary> sent;              ///< values that go to the stage behind
   std::vector<NamedValue> outputs;         ///< kept until the slot set is used again, readable by the host
   std::map<std::string, ValueId> by_name;  ///< parameters, states and inputs
 

@@ -95,6 +95,32 @@ Value Trace::input(const std::string& name, DType dtype, const Dims& shape, cons
   return declare(info);
 }
 
+Value Trace::received(const std::string& name, DType dtype, const Dims& shape, const Placement& placement,
+                      int sample_dim) {
+  ValueInfo info;
+  info.name = name;
+  info.dtype = dtype;
+  info.shape = shape;
+  info.placement = placement;
+  info.lifetime = Lifetime::kReceived;
+  info.sample_dim = sample_dim;
+  return declare(info);
+}
+
+Value Trace::receive(const std::string& name, DType dtype, const Dims& shape, const Placement& placement,
+                     int sample_dim) {
+  const Value v = received(name, dtype, shape, placement, sample_dim);
+  program_.received.push_back({name, v.id, kNone});
+  return v;
+}
+
+void Trace::send(const std::string& name, Value v) {
+  MEGATRON_CHECK(info(v).lifetime == Lifetime::kActivation && info(v).storage.root == v.id,
+                 "a pipeline stage sends what one of its own operations made, not " + program_.label(v.id));
+  program_.sent.push_back({name, v.id, kNone});
+  output(name, v);
+}
+
 std::vector<Value> Trace::emit(std::shared_ptr<const OpKind> kind, const std::vector<Value>& operands) {
   std::vector<ValueInfo> inferred;
   try {

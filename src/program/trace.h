@@ -32,6 +32,14 @@ class Trace {
   Value state(const std::string& name, DType dtype, const Dims& shape, const Placement& placement);
   Value input(const std::string& name, DType dtype, const Dims& shape, const Placement& placement, int sample_dim = -1);
 
+  /// Boundaries of pipeline stages: a value that the stage before sends, and one that goes to the stage behind.
+  Value receive(const std::string& name, DType dtype, const Dims& shape, const Placement& placement,
+                int sample_dim = -1);
+  void send(const std::string& name, Value v);
+  /// What another stage writes, without making it a boundary: the gradient of what is sent.
+  Value received(const std::string& name, DType dtype, const Dims& shape, const Placement& placement,
+                 int sample_dim = -1);
+
   /// Appends one operation and returns its results. Throws InternalError naming module, operands with placements, the
   /// op that made a value partial, and the remedy, when the operands do not fit.
   std::vector<Value> emit(std::shared_ptr<const OpKind> kind, const std::vector<Value>& operands);

@@ -152,7 +152,7 @@ class CudaDevice final : public Device {
   }
 
   std::string name_;
-  std::array<cudaStream_t, kStreams> streams_{};
+  std::array<cudaStream_t, kAllStreams> streams_{};
 };
 
 }  // namespace
