@@ -41,6 +41,18 @@ Answer sequence_parallel_alone(const RuleContext& c) {
   return "sequence_parallel needs tensor_model_parallel_size above 1; leave it out";
 }
 
+Answer overlap_alone(const RuleContext& c) {
+  const ParallelConfig& p = c.config.parallel;
+  if (!p.tp_comm_overlap || p.tensor_model_parallel_size > 1) return {};
+  return "tp_comm_overlap needs tensor_model_parallel_size above 1; leave it out";
+}
+
+Answer overlap_with_context(const RuleContext& c) {
+  const ParallelConfig& p = c.config.parallel;
+  if (!p.tp_comm_overlap || p.context_parallel_size == 1) return {};
+  return "tp_comm_overlap cuts the sequence that context_parallel_size cuts already; leave one of them out";
+}
+
 Answer sharding_not_yet(const RuleContext& c) {
   const std::string& strategy = c.config.parallel.data_parallel_sharding_strategy;
   if (strategy == "no_shard") return {};
@@ -284,6 +296,8 @@ void add_parallel_rules(std::vector<Rule>& table) {
        {"expert-parallel", {p + "expert_model_parallel_size"}, expert_not_yet},
        {"expert-tensor-parallel", {p + "expert_tensor_parallel_size"}, expert_tensor_not_yet},
        {"sequence-parallel", {p + "sequence_parallel", p + "tensor_model_parallel_size"}, sequence_parallel_alone},
+       {"tp-comm-overlap", {p + "tp_comm_overlap", p + "tensor_model_parallel_size"}, overlap_alone},
+       {"tp-comm-overlap-context", {p + "tp_comm_overlap", p + "context_parallel_size"}, overlap_with_context},
        {"sharding", {p + "data_parallel_sharding_strategy"}, sharding_not_yet},
        {"batch-divides", {"training.global_batch_size", "training.micro_batch_size"}, batch_divides}});
 }

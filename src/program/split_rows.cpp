@@ -1,5 +1,6 @@
 // Cuts products into pieces, so that communication of one piece runs beside the arithmetic of another.
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "program/elementwise.h"
@@ -11,7 +12,21 @@
 namespace megatron {
 namespace {
 
-using Sizes = std::vector<int64_t>;
+/// The communication that makes or takes each part of a value, and the rows of the part.
+struct Parts {
+  std::vector<int64_t> rows;
+  std::vector<OpId> beside;
+  bool communicates() const {
+    return rows.size() > 1 && std::count(beside.begin(), beside.end(), kNone) < static_cast<int64_t>(beside.size());
+  }
+  /// The parts as communication comes to them: a backward does so from the last to the first.
+  std::vector<size_t> order() const {
+    std::vector<size_t> order(rows.size());
+    std::iota(order.begin(), order.end(), size_t{0});
+    std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return beside[a] < beside[b]; });
+    return order;
+  }
+};
 
 class RowSplitter {
  public:
@@ -33,12 +48,12 @@ class RowSplitter {
       trace_.set_phase(phase);
       const std::vector<OpId> list = std::exchange(program_.list(phase), {});
       for (OpId id : list) {
-        const Sizes sizes = sizes_of(id);
-        if (sizes.size() < 2) {
+        const Parts parts = parts_of(id);
+        if (!parts.communicates()) {
           program_.list(phase).push_back(id);
           continue;
         }
-        cut(id, sizes);
+        cut(id, parts);
         ++count;
       }
     }
@@ -48,57 +63,59 @@ class RowSplitter {
  private:
   bool communicates(OpId id) const { return id != kNone && program_.op(id).stream != Stream::kCompute; }
 
-  /// Rows of the pieces, or nothing when the operation stays whole.
-  Sizes sizes_of(OpId id) const {
+  /// How the operation is cut; without parts when it stays whole.
+  Parts parts_of(OpId id) const {
     const Op& op = program_.op(id);
     if (!choose_(program_, id) || op.accumulate[0] != kNone) return {};
-    const Sizes joined = joined_from(op.operands[0]);
-    return joined.empty() ? taken_as(op.results[0]) : joined;
+    const Parts made = parts_joined(op.operands[0]);
+    return made.communicates() ? made : parts_taken(op.results[0]);
   }
 
-  /// Rows of the parts that communication made of a value.
-  Sizes joined_from(ValueId v) const {
+  /// The parts that a value is joined from.
+  Parts parts_joined(ValueId v) const {
     const OpId producer = program_.value(v).producer;
     JoinInfo info;
     if (producer == kNone || !is_join(*program_.op(producer).kind, &info) || info.dim != 0) return {};
-    Sizes sizes;
-    bool any = false;
+    Parts parts;
     for (ValueId part : program_.op(producer).operands) {
       if (part == kNone) return {};
-      sizes.push_back(program_.value(part).shape[0]);
-      any = any || communicates(program_.value(part).producer);
+      const OpId maker = program_.value(part).producer;
+      parts.rows.push_back(program_.value(part).shape[0]);
+      parts.beside.push_back(communicates(maker) ? maker : kNone);
     }
-    return any ? sizes : Sizes{};
+    return parts;
   }
 
-  /// Rows of the parts in which communication takes a value.
-  Sizes taken_as(ValueId v) const {
+  /// The parts that a value is split into.
+  Parts parts_taken(ValueId v) const {
     for (OpId reader : readers_[static_cast<size_t>(v)]) {
       const Op& op = program_.op(reader);
       if (op.results.size() < 2 || !op.kind->is_view()) continue;
-      Sizes sizes;
-      bool any = false;
-      int64_t rows = 0;
+      Parts parts;
       for (ValueId part : op.results) {
-        sizes.push_back(program_.value(part).shape[0]);
-        rows += sizes.back();
-        for (OpId user : readers_[static_cast<size_t>(part)]) any = any || communicates(user);
+        OpId taker = kNone;
+        for (OpId user : readers_[static_cast<size_t>(part)]) taker = communicates(user) ? user : taker;
+        parts.rows.push_back(program_.value(part).shape[0]);
+        parts.beside.push_back(taker);
       }
-      if (any && rows == program_.value(v).shape[0]) return sizes;
+      const int64_t rows = std::accumulate(parts.rows.begin(), parts.rows.end(), int64_t{0});
+      if (parts.communicates() && rows == program_.value(v).shape[0]) return parts;
     }
     return {};
   }
 
-  void cut(OpId id, const Sizes& sizes) {
+  void cut(OpId id, const Parts& parts) {
     const Op op = program_.op(id);
     const ValueId y = op.results[0];
     trace_.set_scope(op.scope);
-    std::vector<Value> operands, pieces;
+    std::vector<Value> operands;
     for (ValueId v : op.operands) operands.push_back({v});
-    for (Value rows : split(trace_, operands[0], 0, sizes)) {
-      operands[0] = rows;
-      pieces.push_back(trace_.emit1(op.kind, operands));
-      Op& piece = program_.op(program_.value(pieces.back().id).producer);
+    const std::vector<Value> rows = split(trace_, operands[0], 0, parts.rows);
+    std::vector<Value> pieces(rows.size());
+    for (size_t i : parts.order()) {
+      operands[0] = rows[i];
+      pieces[i] = trace_.emit1(op.kind, operands);
+      Op& piece = program_.op(program_.value(pieces[i].id).producer);
       piece.stream = op.stream;
       piece.recompute_of = op.recompute_of;
     }
