@@ -1,5 +1,6 @@
 // `megatron bench step`: speed of the training step of a configuration, with nothing else in the way: no files, no
-// evaluation, batches prepared before the clock runs.
+// evaluation, batches prepared before the clock runs. Under mpirun (and the other launchers) it is the step of all
+// ranks together, as the first of them sees it.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
@@ -14,6 +15,7 @@
 #include "base/strings.h"
 #include "cli/bench.h"
 #include "cli/config_options.h"
+#include "comm/launch.h"
 #include "program/plan.h"
 #include "train/data_setup.h"
 #include "train/engine.h"
@@ -50,12 +52,14 @@ double since(Clock::time_point begin) {
 }
 
 /// The micro-batches of a few global batches, made ahead.
-std::vector<std::vector<Batch>> prepare(const Config& config, const RunData& data, int count) {
+std::vector<std::vector<Batch>> prepare(const Config& config, const RunData& data, const RankContext& ranks,
+                                        int count) {
   const int64_t size = config.training.micro_batch_size, global = config.training.global_batch_size;
-  BatchLoader loader(data.splits.train, data.batch_options, data_parallel_share(size, 0, 1), 0, 2);
+  const SampleShare share = data_parallel_share(size, ranks.data_rank(), ranks.data_size());
+  BatchLoader loader(data.splits.train, data.batch_options, share, 0, 2);
   std::vector<std::vector<Batch>> batches(static_cast<size_t>(count));
   for (std::vector<Batch>& one : batches) {
-    for (int64_t i = 0; i < global / size; ++i) one.push_back(loader.next());
+    for (int64_t i = 0; i < global / (size * ranks.data_size()); ++i) one.push_back(loader.next());
   }
   return batches;
 }
@@ -112,10 +116,11 @@ nlohmann::json report(const Config& config, TrainEngine& engine, const StepTimes
   const int64_t tokens = config.training.global_batch_size * spec.seq_length;
   StepMetrics m;
   m.step_seconds = median(times.step);
-  set_rates(m, tokens, flops_per_token(spec) * static_cast<double>(tokens), 1,
+  set_rates(m, tokens, flops_per_token(spec) * static_cast<double>(tokens), engine.ranks().size(),
             dense_peak_flops(engine.device().description(), spec.dtype));
   const MemoryReport memory = memory_report(engine.programs());
   nlohmann::json out = {{"device", engine.device().description()},
+                        {"ranks", engine.ranks().size()},
                         {"micro_batch_size", config.training.micro_batch_size},
                         {"global_batch_size", config.training.global_batch_size},
                         {"seq_length", spec.seq_length},
@@ -138,14 +143,14 @@ nlohmann::json report(const Config& config, TrainEngine& engine, const StepTimes
 void print_report(const nlohmann::json& r) {
   const auto number = [&](const char* key) { return r[key].is_null() ? 0.0 : r[key].get<double>(); };
   const double step = number("step_seconds");
-  std::printf("%s, %lld x %lld tokens a step in micro-batches of %lld\n", r["device"].get<std::string>().c_str(),
-              static_cast<long long>(r["global_batch_size"]), static_cast<long long>(r["seq_length"]),
-              static_cast<long long>(r["micro_batch_size"]));
+  std::printf("%lld x %s, %lld x %lld tokens a step in micro-batches of %lld\n", static_cast<long long>(r["ranks"]),
+              r["device"].get<std::string>().c_str(), static_cast<long long>(r["global_batch_size"]),
+              static_cast<long long>(r["seq_length"]), static_cast<long long>(r["micro_batch_size"]));
   std::printf("step          %10.3f ms (median of %lld; %.3f to %.3f), the first %.2f s\n", step * 1e3,
               static_cast<long long>(r["steps"]), number("step_seconds_min") * 1e3, number("step_seconds_max") * 1e3,
               number("first_step_seconds"));
   std::printf("throughput    %10s tokens/s", format_count(number("tokens_per_second")).c_str());
-  if (!r["tflops"].is_null()) std::printf(", %.1f TFLOP/s", number("tflops"));
+  if (!r["tflops"].is_null()) std::printf(", %.1f TFLOP/s a rank", number("tflops"));
   if (!r["mfu"].is_null()) std::printf(", MFU %.1f %%", 100 * number("mfu"));
   std::printf("\n");
   if (!r["host_seconds"].is_null()) {
@@ -157,23 +162,31 @@ void print_report(const nlohmann::json& r) {
               format_bytes(number("library_bytes")).c_str());
 }
 
-void run(const BenchStepOptions& options) {
-  const LoadedConfig loaded = load_config(options.config);
+void run_rank(const BenchStepOptions& options, World& world) {
+  const LoadedConfig loaded = load_config(options.config, world.size());
   const Config& config = loaded.config;
+  const auto ranks = std::make_shared<RankContext>(config, world);
   const RunData data = open_data(config);
-  TrainEngine engine(config, make_train_programs(config, data.vocab_size, ParallelContext()));
+  TrainEngine engine(config, make_train_programs(config, data.vocab_size, ranks->parallel()), ranks);
   initialize_parameters(engine.train_program(), engine.store(), static_cast<uint64_t>(config.run.seed), engine.pool());
-  const auto batches = prepare(config, data, 4);
+  const auto batches = prepare(config, data, *ranks, 4);
   const StepTimes times = measure(options, config, engine, batches);
-  const nlohmann::json result = report(config, engine, times);
-  if (options.json) {
-    std::printf("%s\n", result.dump(2).c_str());
-  } else {
-    print_report(result);
+  if (ranks->is_first()) {
+    const nlohmann::json result = report(config, engine, times);
+    if (options.json) {
+      std::printf("%s\n", result.dump(2).c_str());
+    } else {
+      print_report(result);
+    }
   }
-  if (options.ops) {
-    print_ops(engine.time_operations(batches[0][0]), static_cast<double>(batches[0].size()));
-  }
+  if (!options.ops) return;
+  const std::vector<OpTime> rows = engine.time_operations(batches[0][0]);
+  if (ranks->is_first()) print_ops(rows, static_cast<double>(batches[0].size()));
+}
+
+void run(const BenchStepOptions& options) {
+  const auto world = join_world(detect_launch(process_environment()));
+  run_as_rank(*world, [&] { run_rank(options, *world); });
 }
 
 }  // namespace

@@ -12,10 +12,15 @@ namespace megatron {
 class ParallelContext {
  public:
   ParallelContext() = default;
-  /// `mesh` holds only the axes with more than one rank. `pieces` > 1: collectives of tensor-parallel regions come in
-  /// so many pieces of the sequence (fewer where they do not divide it), for split_products().
-  ParallelContext(Mesh mesh, bool sequence_parallel, int64_t pieces = 1)
-      : mesh_(std::move(mesh)), sequence_parallel_(sequence_parallel), pieces_(pieces) {}
+  /// `mesh` holds only the axes with more than one rank.
+  ParallelContext(Mesh mesh, bool sequence_parallel) : mesh_(std::move(mesh)), sequence_parallel_(sequence_parallel) {}
+  /// The same with the collectives of tensor-parallel regions in `pieces` of the sequence (fewer where they do not
+  /// divide it), for split_products().
+  ParallelContext in_pieces(int64_t pieces) const {
+    ParallelContext other = *this;
+    other.pieces_ = pieces;
+    return other;
+  }
 
   const Mesh& mesh() const { return mesh_; }
   /// Ranks along tp.

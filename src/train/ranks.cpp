@@ -15,8 +15,8 @@ namespace {
 constexpr double kStandstillSeconds = 1200;
 
 ParallelContext parallel_context(const Config& config, World& world) {
-  return {make_mesh(config.parallel, world.size(), world.rank()), config.parallel.sequence_parallel,
-          tp_overlap_pieces(config)};
+  const Mesh mesh = make_mesh(config.parallel, world.size(), world.rank());
+  return ParallelContext(mesh, config.parallel.sequence_parallel).in_pieces(tp_overlap_pieces(config));
 }
 
 }  // namespace

@@ -42,7 +42,7 @@ inline Program loss_program(const TrainSetup& setup, const Mesh& mesh, bool sequ
   program.name = "train";
   program.mesh = mesh;
   Trace t(program, true);
-  trace_loss(t, setup.spec, ParallelContext(mesh, sequence_parallel, setup.pieces),
+  trace_loss(t, setup.spec, ParallelContext(mesh, sequence_parallel).in_pieces(setup.pieces),
              {.micro_batch_size = setup.micro_batch, .training = true, .attention_starts = setup.attention_starts});
   differentiate(program);
   setup.change(program);
