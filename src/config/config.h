@@ -32,6 +32,7 @@ struct ParallelConfig {
   int64_t expert_model_parallel_size = 1;
   int64_t expert_tensor_parallel_size = 0;  ///< derived: tensor_model_parallel_size
   bool sequence_parallel = false;
+  bool tp_comm_overlap = false;
   std::string data_parallel_sharding_strategy = "no_shard";
 
   bool operator==(const ParallelConfig&) const = default;

@@ -48,7 +48,7 @@ void add_parallel_rules(std::vector<Rule>& table) {
   const std::string tp = "parallel.tensor_model_parallel_size", pp = "parallel.pipeline_model_parallel_size",
                     cp = "parallel.context_parallel_size", ep = "parallel.expert_model_parallel_size",
                     etp = "parallel.expert_tensor_parallel_size", sp = "parallel.sequence_parallel",
-                    sharding = "parallel.data_parallel_sharding_strategy";
+                    overlap = "parallel.tp_comm_overlap", sharding = "parallel.data_parallel_sharding_strategy";
   const auto add = [&table](const char* name, std::vector<std::string> keys, Answer (*check)(const RuleContext&)) {
     table.push_back({name, std::move(keys), check});
   };
@@ -70,6 +70,15 @@ void add_parallel_rules(std::vector<Rule>& table) {
   add("sequence-parallel", {sp, tp}, [](const RuleContext& c) {
     return refuse_if(parallel(c).sequence_parallel && parallel(c).tensor_model_parallel_size == 1,
                      "sequence_parallel needs tensor_model_parallel_size above 1; leave it out");
+  });
+  add("tp-comm-overlap", {overlap, tp}, [](const RuleContext& c) {
+    return refuse_if(parallel(c).tp_comm_overlap && parallel(c).tensor_model_parallel_size == 1,
+                     "tp_comm_overlap needs tensor_model_parallel_size above 1; leave it out");
+  });
+  add("tp-comm-overlap-context", {overlap, cp}, [](const RuleContext& c) {
+    return refuse_if(
+        parallel(c).tp_comm_overlap && parallel(c).context_parallel_size > 1,
+        "tp_comm_overlap cuts the sequence that context_parallel_size cuts already; leave one of them out");
   });
 
   // Not there yet.

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "program/trace.h"
 
@@ -13,6 +14,13 @@ class ParallelContext {
   ParallelContext() = default;
   /// `mesh` holds only the axes with more than one rank.
   ParallelContext(Mesh mesh, bool sequence_parallel) : mesh_(std::move(mesh)), sequence_parallel_(sequence_parallel) {}
+  /// The same with the collectives of tensor-parallel regions in `pieces` of the sequence (fewer where they do not
+  /// divide it), for split_products().
+  ParallelContext in_pieces(int64_t pieces) const {
+    ParallelContext other = *this;
+    other.pieces_ = pieces;
+    return other;
+  }
 
   const Mesh& mesh() const { return mesh_; }
   /// Ranks along tp.
@@ -28,7 +36,10 @@ class ParallelContext {
   /// Per sample [b]: over dp.
   Placement samples() const;
 
-  /// Before column-parallel work: all_gather of the sequence (sequence parallel), else enter.
+  /// Before column-parallel work: all_gather of the sequence (sequence parallel), else enter. Under sequence
+  /// parallelism with pieces the residual stream is [pieces, S / pieces, B, C], cut over tp on dimension 1: rank r has
+  /// the r-th block of every piece, so that a gathered piece is a run of rows of [S, B, C], and a piece to be reduced
+  /// too.
   Value gather_in(Trace& t, Value x) const;
   /// Indices or positions [S, ...] as the residual stream is placed: this rank's block of S under sequence parallelism.
   Value to_stream(Trace& t, Value x) const;
@@ -39,8 +50,21 @@ class ParallelContext {
 
  private:
   Mesh mesh_;
+  /// Is the residual stream in pieces?
+  bool striped() const { return sequence_parallel() && pieces_ > 1; }
+  /// x [S, ...] as views of its pieces.
+  std::vector<Value> pieces_of(Trace& t, Value x) const;
+  /// Pieces [n, ...], cut on dimension 0, as a residual stream.
+  static Value stream_of(Trace& t, const std::vector<Value>& pieces);
+
   bool sequence_parallel_ = false;
+  int64_t pieces_ = 1;
 };
+
+/// Cuts the products beside collectives that come in pieces: piece j is gathered while piece j - 1 is multiplied, and
+/// reduced while piece j + 1 is. Weight gradients stay whole: they overlap with the collectives around them as they
+/// are. Returns how many products were cut.
+int split_products(Program& program);
 
 /// The sum over the ranks of every axis that x is partial over: what a gradient or a sum needs before it is used once
 /// per step. x itself where it is partial over none.

@@ -101,6 +101,7 @@ Program make_loss_program(const Config& config, const ModelSpec& spec, const Par
     apply_recompute(config.training, parallel, program);
   }
   remove_dead_ops(program);
+  split_products(program);
   return program;
 }
 

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "config/layer_config.h"
 #include "parallel/mesh.h"
 #include "parallel/rank_device.h"
 #include "train/programs.h"
@@ -14,7 +15,8 @@ namespace {
 constexpr double kStandstillSeconds = 1200;
 
 ParallelContext parallel_context(const Config& config, World& world) {
-  return {make_mesh(config.parallel, world.size(), world.rank()), config.parallel.sequence_parallel};
+  const Mesh mesh = make_mesh(config.parallel, world.size(), world.rank());
+  return ParallelContext(mesh, config.parallel.sequence_parallel).in_pieces(tp_overlap_pieces(config));
 }
 
 }  // namespace
