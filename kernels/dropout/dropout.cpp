@@ -14,7 +14,8 @@ std::string options_text(const DropoutOptions& options) {
 
 void check_options(const DropoutOptions& options, const Operands& operands, size_t step) {
   MEGATRON_CHECK(options.p >= 0 && options.p < 1, str_cat("dropout: p = ", options.p, " must be in [0, 1)"));
-  MEGATRON_CHECK(operands[0]->shape.rank() == 3, "dropout: x must be [s, b, c], got " + to_string(operands[0]->shape));
+  MEGATRON_CHECK(operands[0]->shape.rank() >= 3,
+                 "dropout: x must be [..., b, c], got " + to_string(operands[0]->shape));
   if (options.p == 0) return;
   MEGATRON_CHECK(operands[step] && operands[step + 1] && operands[step + 2],
                  "dropout: p > 0 needs the operands step, sample and position");
@@ -23,11 +24,23 @@ void check_options(const DropoutOptions& options, const Operands& operands, size
                  "dropout: step and sample must be int64, position int32");
 }
 
+/// Letters of the positions [..., b] that go with x [..., b, c].
+std::string token_letters(const Operands& operands) {
+  return letters_from('p', operands[0]->shape.rank() - 2) + "b";
+}
+
 /// Letters of step, sample and position.
 void append_random(Signature& signature, const Operands& operands, size_t step) {
   signature.operands.push_back("");
   signature.operands.push_back(operands[step + 1] ? "b" : "");
-  signature.operands.push_back(operands[step + 2] ? "sb" : "");
+  signature.operands.push_back(operands[step + 2] ? token_letters(operands) : "");
+}
+
+/// [..., b, c] as the kernels see it: [s, b, c].
+Tensor by_tokens(const Tensor& x) {
+  if (!x) return x;
+  const int64_t b = x.shape[x.shape.rank() - 2], c = x.shape.back();
+  return make_tensor(x.data, x.dtype, {b * c == 0 ? 0 : x.numel() / (b * c), b, c});
 }
 
 class Dropout final : public OpKind {
@@ -37,7 +50,8 @@ class Dropout final : public OpKind {
   std::string attributes() const override { return options_text(options_); }
   Signature signature(const Operands& operands) const override {
     check_options(options_, operands, 1);
-    Signature signature{{"sbc"}, {{"sbc", out_.value_or(operands[0]->dtype)}}, "", {{0}}, {}};
+    const std::string all = token_letters(operands) + "c";
+    Signature signature{{all}, {{all, out_.value_or(operands[0]->dtype)}}, "", {{0}}, {}};
     append_random(signature, operands, 1);
     return signature;
   }
@@ -49,12 +63,10 @@ class Dropout final : public OpKind {
     context.set(0, trace.emit1(std::make_shared<Dropout>(options_, narrow_to(trace, dy, context.operand(0))),
                                {dy, context.operand(1), context.operand(2), context.operand(3)}));
   }
-  void run_cpu(const RunContext& c) const override {
-    dropout_cpu({c.in(0), {}, {}, c.out(0), c.in(1), c.in(2), c.in(3), c.in_origin(0)[2], options_}, c.pool);
-  }
+  void run_cpu(const RunContext& c) const override { dropout_cpu(args(c), c.pool); }
 #ifdef MEGATRON_HAVE_CUDA
   void run_cuda(const RunContext& c) const override {
-    dropout_cuda({c.in(0), {}, {}, c.out(0), c.in(1), c.in(2), c.in(3), c.in_origin(0)[2], options_}, c.stream);
+    dropout_cuda(args(c), c.stream);
   }
 #endif
 
@@ -64,6 +76,10 @@ class Dropout final : public OpKind {
   }
 
  private:
+  DropoutArgs args(const RunContext& c) const {
+    return {by_tokens(c.in(0)),    {},      {}, by_tokens(c.out(0)), c.in(1), c.in(2), c.in(3),
+            c.in_origin(0).back(), options_};
+  }
   DropoutOptions options_;
   std::optional<DType> out_;
 };
@@ -76,7 +92,8 @@ class DropoutAdd final : public OpKind {
   Signature signature(const Operands& operands) const override {
     check_options(options_, operands, 3);
     MEGATRON_CHECK(!operands[1] || operands[1]->dtype == operands[0]->dtype, "dropout_add: bias must have x's dtype");
-    Signature signature{{"sbc", operands[1] ? "c" : "", "sbc"}, {{"sbc", operands[2]->dtype}}, "", {}, {}};
+    const std::string all = token_letters(operands) + "c";
+    Signature signature{{all, operands[1] ? "c" : "", all}, {{all, operands[2]->dtype}}, "", {}, {}};
     signature.linear = {operands[1] ? std::vector<int>{0, 1, 2} : std::vector<int>{0, 2}};
     append_random(signature, operands, 3);
     return signature;
@@ -101,17 +118,18 @@ class DropoutAdd final : public OpKind {
   Cost cost(const RunContext& shapes) const override {
     return {3.0 * static_cast<double>(shapes.in(0).numel()), touched_bytes(shapes), 0};
   }
-  void run_cpu(const RunContext& c) const override {
-    dropout_cpu({c.in(0), c.in(1), c.in(2), c.out(0), c.in(3), c.in(4), c.in(5), c.in_origin(0)[2], options_}, c.pool);
-  }
+  void run_cpu(const RunContext& c) const override { dropout_cpu(args(c), c.pool); }
 #ifdef MEGATRON_HAVE_CUDA
   void run_cuda(const RunContext& c) const override {
-    dropout_cuda({c.in(0), c.in(1), c.in(2), c.out(0), c.in(3), c.in(4), c.in(5), c.in_origin(0)[2], options_},
-                 c.stream);
+    dropout_cuda(args(c), c.stream);
   }
 #endif
 
  private:
+  DropoutArgs args(const RunContext& c) const {
+    return {by_tokens(c.in(0)),    c.in(1), by_tokens(c.in(2)), by_tokens(c.out(0)), c.in(3), c.in(4), c.in(5),
+            c.in_origin(0).back(), options_};
+  }
   DropoutOptions options_;
 };
 

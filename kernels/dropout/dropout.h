@@ -19,13 +19,13 @@ struct DropoutKey {
   std::string name;  ///< module path of the site
   Value step;        ///< int64 scalar
   Value sample;      ///< [b] int64, global sample numbers
-  Value position;    ///< [s, b] int32, position within the sample
+  Value position;    ///< [..., b] int32, position within the sample
 };
 
-/// x [s, b, c] -> m x / (1 - p), m the mask. x itself when p == 0.
+/// x [..., b, c] -> m x / (1 - p), m the mask. x itself when p == 0.
 Value dropout(Trace& trace, Value x, const DropoutKey& key);
 
-/// out = residual + dropout(x + bias); x, residual [s, b, c], bias [c] of x's dtype or absent. The result has the
+/// out = residual + dropout(x + bias); x, residual [..., b, c], bias [c] of x's dtype or absent. The result has the
 /// residual's dtype. The sum is rounded once.
 Value dropout_add(Trace& trace, Value x, Value bias_or_absent, Value residual, const DropoutKey& key);
 

@@ -13,7 +13,8 @@ class EmbeddingBackward final : public OpKind {
  public:
   std::string name() const override { return "embedding_backward"; }
   Signature signature(const Operands& operands) const override {
-    return {{"vc", "sb", "sbc"}, {{"vc", accumulation_dtype(operands[2]->dtype)}}, "", {{2}}, {}};
+    const std::string lead = letters_from('a', operands[1]->shape.rank());
+    return {{"vn", lead, lead + "n"}, {{"vn", accumulation_dtype(operands[2]->dtype)}}, "", {{2}}, {}};
   }
   bool accumulates(int) const override { return true; }
   bool is_weight_gradient() const override { return true; }
@@ -48,7 +49,8 @@ class Embedding final : public OpKind {
   std::string attributes() const override { return out_ ? "out=" + std::string(name_of(*out_)) : ""; }
   Signature signature(const Operands& operands) const override {
     MEGATRON_CHECK(operands[1]->dtype == DType::kI32, "embedding: ids must be int32");
-    return {{"vc", "sb"}, {{"sbc", out_.value_or(operands[0]->dtype)}}, "", {{0}}, {}};
+    const std::string lead = letters_from('a', operands[1]->shape.rank());
+    return {{"vn", lead}, {{lead + "n", out_.value_or(operands[0]->dtype)}}, "", {{0}}, {}};
   }
   void backward(BackwardContext& context) const override {
     if (!context.gradient(0) || !context.wants(0)) return;

@@ -1,4 +1,4 @@
-// Table lookup: y[s, b] = weight[ids[s, b]].
+// Table lookup: y[..., b] = weight[ids[..., b]].
 #pragma once
 
 #include <memory>
@@ -9,7 +9,7 @@
 
 namespace megatron {
 
-/// weight [v, c], ids [s, b] int32 -> [s, b, c] of dtype `out` (the weight's when not given). Where the table is
+/// weight [v, c], ids [..., b] int32 -> [..., b, c] of dtype `out` (the weight's when not given). Where the table is
 /// sharded over its rows the result is partial: ids that belong to other ranks give zero rows. Ids outside [0, v) give
 /// zero rows everywhere and no gradient. The weight gradient adds up in token order, in fp32 (fp64).
 Value embedding(Trace& trace, Value weight, Value ids, std::optional<DType> out = std::nullopt);

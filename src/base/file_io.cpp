@@ -377,13 +377,25 @@ FileLock& FileLock::operator=(FileLock&& other) noexcept {
   return *this;
 }
 
+namespace {
+
+/// What the holder wrote so far: it may be writing just now, so that any length is right.
+std::string owner_text(int fd) {
+  std::string text(4096, '\0');
+  const auto length = ::pread(fd, text.data(), text.size(), 0);
+  text.resize(length < 0 ? 0 : static_cast<size_t>(length));
+  return text;
+}
+
+}  // namespace
+
 std::optional<FileLock> FileLock::try_lock(const std::string& path, std::string_view text, std::string* owner) {
   const int fd = checked([&] { return ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, kFileMode); });
   if (fd < 0) throw_file_error("lock", path, -fd);
   FileLock lock(path, std::string(text), fd);
   const int result = checked([&] { return ::flock(fd, LOCK_EX | LOCK_NB); });
   if (result == -EWOULDBLOCK) {
-    if (owner != nullptr) *owner = read_file(path, 4096);
+    if (owner != nullptr) *owner = owner_text(fd);
     return std::nullopt;
   }
   if (result < 0) throw_file_error("lock", path, -result);

@@ -48,14 +48,22 @@ MEGATRON_HOST_DEVICE inline double uniform_double(uint32_t word) {
   return (word + 0.5) * (1.0 / 4294967296.0);
 }
 
-/// Standard normal number `index` of the stream `key` (Box-Muller in double, so that the value is the same for
-/// every storage type). Two consecutive indices share one Philox call.
-inline double philox_normal(uint64_t key, uint64_t index) {
-  const uint64_t pair = index / 2;
+/// Two standard normal numbers: 2 * pair and 2 * pair + 1 of the stream `key` (Box-Muller in double, so that the values
+/// are the same for every storage type).
+struct NormalPair {
+  double even, odd;
+};
+inline NormalPair philox_normal_pair(uint64_t key, uint64_t pair) {
   const Philox4 r = philox(key, static_cast<uint32_t>(pair), static_cast<uint32_t>(pair >> 32), 0x6e6f726du, 0);
   const double radius = std::sqrt(-2.0 * std::log(uniform_double(r.v[0])));
   const double angle = 6.283185307179586476925 * uniform_double(r.v[1]);
-  return radius * (index % 2 == 0 ? std::cos(angle) : std::sin(angle));
+  return {radius * std::cos(angle), radius * std::sin(angle)};
+}
+
+/// Standard normal number `index` of the stream `key`.
+inline double philox_normal(uint64_t key, uint64_t index) {
+  const NormalPair pair = philox_normal_pair(key, index / 2);
+  return index % 2 == 0 ? pair.even : pair.odd;
 }
 
 /// Uniform number `index` of the stream `key`, in (0, 1).

@@ -39,6 +39,12 @@ Chunk chunk_of(const StoredTensor& tensor, const Piece& piece, int64_t index, in
           &tensor};
 }
 
+/// A run of bytes that a chunk and the box that is read share.
+struct Copy {
+  int64_t chunk = 0, within = 0;  ///< number of the chunk, first byte in it
+  int64_t to = 0, bytes = 0;
+};
+
 /// All chunks of each file, in the order of their bytes.
 std::vector<std::vector<Chunk>> chunks_by_file(const Manifest& manifest) {
   std::vector<std::vector<Chunk>> chunks(manifest.files.size());
@@ -95,7 +101,9 @@ std::string shape_text(const std::vector<int64_t>& shape) {
 }  // namespace
 
 CheckpointReader::CheckpointReader(std::string folder, Manifest manifest)
-    : folder_(std::move(folder)), manifest_(std::move(manifest)) {}
+    : folder_(std::move(folder)), manifest_(std::move(manifest)) {
+  for (size_t i = 0; i < manifest_.tensors.size(); ++i) by_name_.emplace(manifest_.tensors[i].record.name, i);
+}
 
 CheckpointReader CheckpointReader::open_folder(const std::string& folder, Verify verify) {
   const std::string path = path_join(folder, kManifestName);
@@ -121,7 +129,8 @@ CheckpointReader CheckpointReader::open(const std::string& root, int64_t iterati
 }
 
 std::optional<CheckpointReader> CheckpointReader::open_latest(const std::string& root, Verify verify,
-                                                              std::vector<std::string>* skipped) {
+                                                              std::vector<std::string>* skipped,
+                                                              const UseCheckpoint& use) {
   const std::vector<Candidate> candidates = list_checkpoints(root);
   std::vector<std::string> damages;
   std::optional<CheckpointReader> reader;
@@ -129,10 +138,14 @@ std::optional<CheckpointReader> CheckpointReader::open_latest(const std::string&
     try {
       if (!candidate.damage.empty()) throw DataError(candidate.damage);
       reader = open(root, candidate.iteration, verify);
-      break;
     } catch (const DataError& error) {
       damages.emplace_back(error.what());
+      continue;
     }
+    const std::string damage = use ? use(*reader) : "";
+    if (damage.empty()) break;
+    damages.push_back(damage);
+    reader.reset();
   }
   if (!candidates.empty() && !reader) {
     throw DataError(
@@ -151,10 +164,8 @@ std::optional<CheckpointReader> CheckpointReader::open_latest(const std::string&
 }
 
 const StoredTensor* CheckpointReader::find(const std::string& name) const {
-  for (const StoredTensor& tensor : manifest_.tensors) {
-    if (tensor.record.name == name) return &tensor;
-  }
-  return nullptr;
+  const auto found = by_name_.find(name);
+  return found == by_name_.end() ? nullptr : &manifest_.tensors[found->second];
 }
 
 const StoredFile* CheckpointReader::find_file(const std::string& name) const {
@@ -172,15 +183,22 @@ void CheckpointReader::read(const TensorRecord& record, std::span<std::byte> out
   read_box(record, whole_box(record.shape), out);
 }
 
-void CheckpointReader::read_box(const TensorRecord& record, const Box& box, std::span<std::byte> out) const {
+const StoredTensor& CheckpointReader::require(const TensorRecord& record, bool any_floating) const {
   const StoredTensor* tensor = find(record.name);
   if (tensor == nullptr) throw DataError(str_cat(folder_, ": has no tensor '", record.name, "'"));
   const TensorRecord& stored = tensor->record;
-  if (stored.dtype != record.dtype || stored.shape != record.shape) {
+  const bool converts = any_floating && is_floating(stored.dtype) && is_floating(record.dtype);
+  if ((stored.dtype != record.dtype && !converts) || stored.shape != record.shape) {
     throw DataError(str_cat(folder_, ": tensor '", record.name, "' is ", name_of(stored.dtype),
                             shape_text(stored.shape), ", ", name_of(record.dtype), shape_text(record.shape),
                             " is wanted"));
   }
+  return *tensor;
+}
+
+void CheckpointReader::read_box(const TensorRecord& record, const Box& box, std::span<std::byte> out) const {
+  const StoredTensor& tensor = require(record);
+  const TensorRecord& stored = tensor.record;
   MEGATRON_CHECK(box.offset.size() == stored.shape.size() && box.extent.size() == stored.shape.size(),
                  "box of another rank for " + record.name);
   for (size_t i = 0; i < stored.shape.size(); ++i) {
@@ -189,41 +207,75 @@ void CheckpointReader::read_box(const TensorRecord& record, const Box& box, std:
   }
   MEGATRON_CHECK(std::ssize(out) == element_count(box.extent) * size_of(stored.dtype),
                  str_cat("the buffer for ", record.name, " has ", out.size(), " bytes"));
-  for (const Piece& piece : tensor->pieces) read_piece(*tensor, piece, box, out);
+  for (const Piece& piece : tensor.pieces) read_piece(tensor, piece, box, out);
+}
+
+void CheckpointReader::read_box_as(const TensorRecord& record, const Box& box, std::span<std::byte> out) const {
+  const TensorRecord& stored = require(record, /*any_floating=*/true).record;
+  if (stored.dtype == record.dtype) return read_box(record, box, out);
+  const int64_t count = element_count(box.extent);
+  std::vector<std::byte> bytes(static_cast<size_t>(count * size_of(stored.dtype)));
+  read_box(stored, box, bytes);
+  dispatch_floating("read_box_as", stored.dtype, [&](auto from) {
+    dispatch_floating("read_box_as", record.dtype, [&](auto to) {
+      using From = decltype(from);
+      using To = decltype(to);
+      for (int64_t i = 0; i < count; ++i) {
+        From value;
+        std::memcpy(&value, bytes.data() + i * static_cast<int64_t>(sizeof value), sizeof value);
+        const To rounded = static_cast<To>(static_cast<double>(value));
+        std::memcpy(out.data() + i * static_cast<int64_t>(sizeof rounded), &rounded, sizeof rounded);
+      }
+    });
+  });
 }
 
 void CheckpointReader::read_piece(const StoredTensor& tensor, const Piece& piece, const Box& box,
                                   std::span<std::byte> out) const {
   const std::optional<Box> common = intersect(piece.box, box);
   if (!common || piece.bytes == 0) return;
-  const FileReader file(path_join(folder_, manifest_.files[static_cast<size_t>(piece.file)].name));
   const int64_t item = size_of(tensor.record.dtype);
   const int64_t chunk_bytes = manifest_.chunk_bytes;
-  std::vector<std::byte> buffer;
-  int64_t loaded = -1;  // index of the chunk in `buffer`
+  std::vector<Copy> copies;            // in the order of the piece's bytes
+  std::vector<size_t> first_of_chunk;  // number of the first copy of each chunk that is needed
   for_each_run(*common, piece.box, box, [&](int64_t from_element, int64_t to_element, int64_t count) {
     int64_t from = from_element * item, to = to_element * item, left = count * item;
     while (left > 0) {
-      const int64_t index = from / chunk_bytes;
-      const Chunk chunk = chunk_of(tensor, piece, index, chunk_bytes);
-      const int64_t within = from - index * chunk_bytes;
-      const int64_t part = std::min(left, chunk.bytes - within);
-      const auto target = out.subspan(static_cast<size_t>(to), static_cast<size_t>(part));
-      if (part == chunk.bytes) {
-        read_verified(file, chunk, target);  // straight to its place
-      } else {
-        if (index != loaded) {
-          buffer.resize(static_cast<size_t>(chunk.bytes));
-          read_verified(file, chunk, buffer);
-          loaded = index;
-        }
-        std::memcpy(target.data(), buffer.data() + within, static_cast<size_t>(part));
-      }
+      const int64_t index = from / chunk_bytes, within = from - index * chunk_bytes;
+      const int64_t part = std::min(left, chunk_bytes - within);
+      if (copies.empty() || copies.back().chunk != index) first_of_chunk.push_back(copies.size());
+      copies.push_back({index, within, to, part});
       from += part;
       to += part;
       left -= part;
     }
   });
+  first_of_chunk.push_back(copies.size());
+  const FileReader file(path_join(folder_, manifest_.files[static_cast<size_t>(piece.file)].name));
+  for_each_chunk(std::ssize(first_of_chunk) - 1, [&](int64_t i, std::vector<std::byte>& buffer) {
+    const size_t first = first_of_chunk[static_cast<size_t>(i)], end = first_of_chunk[static_cast<size_t>(i) + 1];
+    const Chunk chunk = chunk_of(tensor, piece, copies[first].chunk, chunk_bytes);
+    if (copies[first].bytes == chunk.bytes) {  // straight to its place
+      return read_verified(file, chunk,
+                           out.subspan(static_cast<size_t>(copies[first].to), static_cast<size_t>(chunk.bytes)));
+    }
+    buffer.resize(static_cast<size_t>(chunk.bytes));
+    read_verified(file, chunk, buffer);
+    for (size_t c = first; c < end; ++c) {
+      std::memcpy(out.data() + copies[c].to, buffer.data() + copies[c].within, static_cast<size_t>(copies[c].bytes));
+    }
+  });
+}
+
+void CheckpointReader::for_each_chunk(int64_t count,
+                                      const std::function<void(int64_t, std::vector<std::byte>&)>& body) const {
+  const auto block = [&](int64_t begin, int64_t end) {
+    std::vector<std::byte> buffer;
+    for (int64_t i = begin; i < end; ++i) body(i, buffer);
+  };
+  if (pool_ == nullptr || count < 2) return block(0, count);
+  constexpr int64_t kBlocksPerThread = 4;  // files differ in how long they take
+  pool_->parallel_for(count, div_ceil(count, kBlocksPerThread * pool_->threads()), block);
 }
 
 std::string CheckpointReader::read_text(const std::string& name) const {
@@ -268,7 +320,6 @@ std::vector<std::string> CheckpointReader::find_damage(Verify verify, bool all) 
   std::vector<std::string> damage;
   if (verify == Verify::kNothing) return damage;
   const std::vector<std::vector<Chunk>> chunks = chunks_by_file(manifest_);
-  std::vector<std::byte> buffer;
   for (size_t i = 0; i < manifest_.files.size() && (all || damage.empty()); ++i) {
     const StoredFile& stored = manifest_.files[i];
     try {
@@ -278,13 +329,21 @@ std::vector<std::string> CheckpointReader::find_damage(Verify verify, bool all) 
                                 file.size() < stored.bytes ? ": it is truncated" : ": it has grown"));
       }
       if (verify == Verify::kSizes) continue;
-      for (size_t c = 0; c < chunks[i].size() && (all || damage.empty()); ++c) {
-        const Chunk& chunk = chunks[i][c];
-        const bool sampled = chunk.tensor == nullptr || c == 1 || c + 1 == chunks[i].size() || c % kSampleStride == 0;
-        if (verify == Verify::kSample && !sampled) continue;
+      std::vector<Chunk> wanted;
+      for (size_t c = 0; c < chunks[i].size(); ++c) {
+        const bool sampled =
+            chunks[i][c].tensor == nullptr || c == 1 || c + 1 == chunks[i].size() || c % kSampleStride == 0;
+        if (verify == Verify::kFull || sampled) wanted.push_back(chunks[i][c]);
+      }
+      std::vector<std::string> found(wanted.size());  // by chunk, so that reports have an order
+      for_each_chunk(std::ssize(wanted), [&](int64_t c, std::vector<std::byte>& buffer) {
+        const Chunk& chunk = wanted[static_cast<size_t>(c)];
         buffer.resize(static_cast<size_t>(chunk.bytes));
         file.read_at(chunk.at, buffer);
-        if (xxh64(buffer) != chunk.checksum) damage.push_back(damaged_chunk(file.path(), chunk));
+        if (xxh64(buffer) != chunk.checksum) found[static_cast<size_t>(c)] = damaged_chunk(file.path(), chunk);
+      });
+      for (std::string& place : found) {
+        if (!place.empty() && (all || damage.empty())) damage.push_back(std::move(place));
       }
     } catch (const DataError& error) {
       damage.emplace_back(error.what());

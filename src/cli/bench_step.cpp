@@ -1,5 +1,5 @@
 // `megatron bench step`: speed of the training step of a configuration, with nothing else in the way: no files, no
-// evaluation, batches prepared before the clock runs.
+// evaluation, batches prepared before the clock runs. Under mpirun the step is that of all ranks.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
@@ -11,9 +11,13 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/hash.h"
+#include "base/log.h"
 #include "base/strings.h"
 #include "cli/bench.h"
 #include "cli/config_options.h"
+#include "comm/launch.h"
+#include "comm/start_check.h"
 #include "program/plan.h"
 #include "train/data_setup.h"
 #include "train/engine.h"
@@ -30,13 +34,14 @@ using Clock = std::chrono::steady_clock;
 struct BenchStepOptions {
   ConfigOptions config;
   int steps = 20, warmup = 5;
-  bool ops = false, json = false;
+  bool ops = false, json = false, no_comm = false;
 };
 
 struct StepTimes {
   std::vector<double> step;  ///< seconds from one result to the next
   std::vector<double> host;  ///< seconds in which the host gave one step to an idle device
   double first = 0;          ///< seconds of the first step, with the choice of algorithms
+  int64_t skipped = 0;       ///< steps whose gradients were not finite: they take another time
 };
 
 double median(std::vector<double> values) {
@@ -49,13 +54,15 @@ double since(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
-/// The micro-batches of a few global batches, made ahead.
-std::vector<std::vector<Batch>> prepare(const Config& config, const RunData& data, int count) {
+/// This rank's micro-batches of a few global batches, made ahead.
+std::vector<std::vector<Batch>> prepare(const Config& config, const RunData& data, const RankContext& ranks,
+                                        int count) {
   const int64_t size = config.training.micro_batch_size, global = config.training.global_batch_size;
-  BatchLoader loader(data.splits.train, data.batch_options, data_parallel_share(size, 0, 1), 0, 2);
+  const SampleShare share = data_parallel_share(size, ranks.data_rank(), ranks.data_size());
+  BatchLoader loader(data.splits.train, data.batch_options, share, 0, 2);
   std::vector<std::vector<Batch>> batches(static_cast<size_t>(count));
   for (std::vector<Batch>& one : batches) {
-    for (int64_t i = 0; i < global / size; ++i) one.push_back(loader.next());
+    for (int64_t i = 0; i < global / (size * ranks.data_size()); ++i) one.push_back(loader.next());
   }
   return batches;
 }
@@ -69,24 +76,30 @@ StepTimes measure(const BenchStepOptions& options, const Config& config, TrainEn
   StepTimes times;
   size_t next = 0;
   const auto submit = [&] { pipeline.submit(batches[next++ % batches.size()], 0); };
+  const auto settle = [&] {
+    const StepMetrics step = pipeline.settle();
+    times.skipped += step.skipped ? 1 : 0;
+    return step.step_seconds;
+  };
   for (int i = 0; i < std::max(1, options.warmup); ++i) {
     const Clock::time_point begin = Clock::now();
     submit();
-    pipeline.settle();
+    settle();
     if (i == 0) times.first = since(begin);
   }
+  engine.ranks().world().barrier();
   for (int i = 0; i < options.steps; ++i) {  // the device always has the next step before it ends one
     submit();
-    if (pipeline.in_flight() > pipeline.depth()) times.step.push_back(pipeline.settle().step_seconds);
+    if (pipeline.in_flight() > pipeline.depth()) times.step.push_back(settle());
   }
-  while (pipeline.in_flight() > 0) times.step.push_back(pipeline.settle().step_seconds);
+  while (pipeline.in_flight() > 0) times.step.push_back(settle());
   if (times.step.size() > 1) times.step.erase(times.step.begin());  // it began with an idle device
   for (int i = 0; i < 5 && engine.device().asynchronous(); ++i) {
     engine.device().synchronize();
     const Clock::time_point begin = Clock::now();
     submit();
     times.host.push_back(since(begin));
-    pipeline.settle();
+    settle();
   }
   return times;
 }
@@ -107,32 +120,76 @@ void print_ops(const std::vector<OpTime>& rows, double micro_batches) {
               total * 1e3);
 }
 
-nlohmann::json report(const Config& config, TrainEngine& engine, const StepTimes& times) {
-  const ModelSpec& spec = engine.programs().spec;
-  const int64_t tokens = config.training.global_batch_size * spec.seq_length;
-  StepMetrics m;
-  m.step_seconds = median(times.step);
-  set_rates(m, tokens, flops_per_token(spec) * static_cast<double>(tokens), 1,
-            dense_peak_flops(engine.device().description(), spec.dtype));
-  const MemoryReport memory = memory_report(engine.programs());
-  nlohmann::json out = {{"device", engine.device().description()},
-                        {"micro_batch_size", config.training.micro_batch_size},
-                        {"global_batch_size", config.training.global_batch_size},
-                        {"seq_length", spec.seq_length},
-                        {"parameters", parameter_count(spec)},
+/// What one rank measured.
+nlohmann::json report_of_rank(TrainEngine& engine, const StepTimes& times) {
+  nlohmann::json out = {{"host", engine.ranks().world().info().host},
+                        {"device", engine.device().description()},
                         {"steps", times.step.size()},
-                        {"step_seconds", m.step_seconds},
+                        {"step_seconds", median(times.step)},
                         {"step_seconds_min", *std::min_element(times.step.begin(), times.step.end())},
                         {"step_seconds_max", *std::max_element(times.step.begin(), times.step.end())},
                         {"first_step_seconds", times.first},
-                        {"tokens_per_second", m.tokens_per_second},
-                        {"planned_bytes", memory.allocated()},
+                        {"skipped_steps", times.skipped},
+                        {"planned_bytes", memory_report(engine.programs()).allocated()},
                         {"allocated_bytes", engine.device().allocated_bytes()},
                         {"library_bytes", engine.library_bytes()}};
   out["host_seconds"] = times.host.empty() ? nlohmann::json() : nlohmann::json(median(times.host));
+  return out;
+}
+
+/// The whole job: the slowest rank's times and the largest memory, speeds of all ranks together. `each`: by rank.
+nlohmann::json report(const BenchStepOptions& options, const Config& config, TrainEngine& engine,
+                      const nlohmann::json& each) {
+  const ModelSpec& spec = engine.programs().spec;
+  const int64_t tokens = config.training.global_batch_size * spec.seq_length;
+  nlohmann::json out = each[0];
+  for (const nlohmann::json& rank : each) {
+    for (const char* key : {"step_seconds", "step_seconds_max", "first_step_seconds", "skipped_steps", "planned_bytes",
+                            "allocated_bytes", "library_bytes", "host_seconds"}) {
+      if (!rank[key].is_null()) out[key] = std::max(out[key], rank[key]);
+    }
+    out["step_seconds_min"] = std::min(out["step_seconds_min"], rank["step_seconds_min"]);
+  }
+  StepMetrics m;
+  m.step_seconds = out["step_seconds"];
+  set_rates(m, tokens, flops_per_token(spec) * static_cast<double>(tokens), engine.ranks().size(),
+            dense_peak_flops(engine.device().description(), spec.dtype));
+  out["micro_batch_size"] = config.training.micro_batch_size;
+  out["global_batch_size"] = config.training.global_batch_size;
+  out["seq_length"] = spec.seq_length;
+  out["parameters"] = parameter_count(spec);
+  out["tokens_per_second"] = m.tokens_per_second;
   out["tflops"] = m.tflops_per_gpu ? nlohmann::json(*m.tflops_per_gpu) : nlohmann::json();
   out["mfu"] = m.mfu ? nlohmann::json(*m.mfu) : nlohmann::json();
+  out["ranks"] = engine.ranks().size();
+  out["communication"] = !options.no_comm;
+  nlohmann::json mesh = nlohmann::json::object();
+  for (const MeshAxis& axis : engine.ranks().parallel().mesh().axes) mesh[axis.name] = axis.size;
+  out["mesh"] = mesh;
+  out["by_rank"] = each;
   return out;
+}
+
+/// Every rank's report, by rank. A collective call.
+nlohmann::json gather_reports(World& world, const nlohmann::json& mine) {
+  nlohmann::json all = nlohmann::json::array();
+  for (const std::string& text : world.gather(mine.dump())) all.push_back(nlohmann::json::parse(text));
+  return all;
+}
+
+/// Ranks, mesh, and how far the ranks' medians lie apart.
+void print_ranks(const nlohmann::json& r) {
+  std::string axes;
+  for (const auto& [name, size] : r["mesh"].items()) axes += str_cat(axes.empty() ? "" : ", ", name, " ", size.dump());
+  size_t fastest = 0, slowest = 0;
+  const auto seconds = [&](size_t rank) { return r["by_rank"][rank]["step_seconds"].get<double>(); };
+  for (size_t rank = 1; rank < r["by_rank"].size(); ++rank) {
+    if (seconds(rank) < seconds(fastest)) fastest = rank;
+    if (seconds(rank) > seconds(slowest)) slowest = rank;
+  }
+  std::printf("ranks         %10d: %s; medians from %.3f ms (rank %zu) to %.3f ms (rank %zu, %s)\n",
+              r["ranks"].get<int>(), axes.c_str(), seconds(fastest) * 1e3, fastest, seconds(slowest) * 1e3, slowest,
+              r["by_rank"][slowest]["host"].get<std::string>().c_str());
 }
 
 void print_report(const nlohmann::json& r) {
@@ -141,11 +198,17 @@ void print_report(const nlohmann::json& r) {
   std::printf("%s, %lld x %lld tokens a step in micro-batches of %lld\n", r["device"].get<std::string>().c_str(),
               static_cast<long long>(r["global_batch_size"]), static_cast<long long>(r["seq_length"]),
               static_cast<long long>(r["micro_batch_size"]));
+  if (!r["communication"]) {
+    std::printf("              NO COMMUNICATION: collectives are copies on each rank, results mean nothing\n");
+  }
+  if (r["ranks"] > 1) print_ranks(r);
   std::printf("step          %10.3f ms (median of %lld; %.3f to %.3f), the first %.2f s\n", step * 1e3,
               static_cast<long long>(r["steps"]), number("step_seconds_min") * 1e3, number("step_seconds_max") * 1e3,
               number("first_step_seconds"));
-  std::printf("throughput    %10s tokens/s", format_count(number("tokens_per_second")).c_str());
-  if (!r["tflops"].is_null()) std::printf(", %.1f TFLOP/s", number("tflops"));
+  const bool several = r["ranks"] > 1;
+  std::printf("throughput    %10s tokens/s%s", format_count(number("tokens_per_second")).c_str(),
+              several ? " of all ranks" : "");
+  if (!r["tflops"].is_null()) std::printf(", %.1f TFLOP/s%s", number("tflops"), several ? " a rank" : "");
   if (!r["mfu"].is_null()) std::printf(", MFU %.1f %%", 100 * number("mfu"));
   std::printf("\n");
   if (!r["host_seconds"].is_null()) {
@@ -155,25 +218,42 @@ void print_report(const nlohmann::json& r) {
   std::printf("memory        %10s planned, %s allocated, %s taken by libraries and the driver\n",
               format_bytes(number("planned_bytes")).c_str(), format_bytes(number("allocated_bytes")).c_str(),
               format_bytes(number("library_bytes")).c_str());
+  if (r["skipped_steps"] > 0) {
+    std::printf("warning: %lld steps were skipped, as their gradients were not finite; times are not to be trusted\n",
+                static_cast<long long>(r["skipped_steps"]));
+  }
 }
 
-void run(const BenchStepOptions& options) {
-  const LoadedConfig loaded = load_config(options.config);
-  const Config& config = loaded.config;
+void run_rank(const BenchStepOptions& options, World& world) {
+  LoadedConfig loaded = load_config(options.config, world.size());
+  if (world.size() > 1) {
+    compare_start(world, {{"build", build_identity()}, {"configuration", hex64(xxh64(to_yaml(loaded.config)))}});
+  }
+  if (world.rank() > 0) set_log_level(LogLevel::kError);
+  Config& config = loaded.config;
+  config.run.replay_non_finite = false;  // it is the time of steps that is asked for
+  const auto ranks = std::make_shared<RankContext>(config, world, options.no_comm ? Traffic::kLocal : Traffic::kReal);
   const RunData data = open_data(config);
-  TrainEngine engine(config, make_train_programs(config, data.vocab_size, ParallelContext()));
+  TrainEngine engine(config, make_train_programs(config, data.vocab_size, ranks->parallel()), ranks);
   initialize_parameters(engine.train_program(), engine.store(), static_cast<uint64_t>(config.run.seed), engine.pool());
-  const auto batches = prepare(config, data, 4);
+  const auto batches = prepare(config, data, *ranks, 4);
   const StepTimes times = measure(options, config, engine, batches);
-  const nlohmann::json result = report(config, engine, times);
+  const nlohmann::json each = gather_reports(world, report_of_rank(engine, times));
+  std::vector<OpTime> operations;
+  if (options.ops) operations = engine.time_operations(batches[0][0]);
+  if (world.rank() > 0) return;
+  const nlohmann::json result = report(options, config, engine, each);
   if (options.json) {
     std::printf("%s\n", result.dump(2).c_str());
   } else {
     print_report(result);
   }
-  if (options.ops) {
-    print_ops(engine.time_operations(batches[0][0]), static_cast<double>(batches[0].size()));
-  }
+  if (options.ops) print_ops(operations, static_cast<double>(batches[0].size()));
+}
+
+void run(const BenchStepOptions& options) {
+  const auto world = join_world(detect_launch(process_environment()));
+  run_as_rank(*world, [&] { run_rank(options, *world); });
 }
 
 }  // namespace
@@ -188,7 +268,13 @@ void add_bench_step_command(CLI::App& bench) {
       ->check(CLI::Range(1, 100000))
       ->capture_default_str();
   command->add_flag("--ops", options->ops, "Also time every operation alone and print a table by kind");
+  command->add_flag("--no-comm", options->no_comm,
+                    "Replace every collective by copies on each rank, with the same shapes and streams: the step as "
+                    "if communication were free. What it computes means nothing");
   command->add_flag("--json", options->json, "Print the result as one JSON object");
+  command->footer(
+      "On several ranks (mpirun -n 8 megatron bench step ...) the step takes as long as on the slowest rank, tokens/s "
+      "are those of the whole job, TFLOP/s and memory those of one rank.");
   command->callback([options] {
     if (options->json && options->ops) throw UsageError("--ops: prints a table; leave --json out");
     run(*options);

@@ -11,6 +11,7 @@ namespace megatron {
 void add_bench_command(CLI::App& app);
 void add_checkpoint_command(CLI::App& app);
 void add_config_command(CLI::App& app);
+void add_convert_command(CLI::App& app);
 void add_data_command(CLI::App& app);
 void add_doctor_command(CLI::App& app);
 void add_finetune_command(CLI::App& app);

@@ -64,6 +64,7 @@ int run(int argc, char** argv) {
   add_bench_command(app);
   add_checkpoint_command(app);
   add_config_command(app);
+  add_convert_command(app);
   add_data_command(app);
   add_doctor_command(app);
   add_finetune_command(app);

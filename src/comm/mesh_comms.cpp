@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "base/strings.h"
+#include "comm/local_comm.h"
 
 namespace megatron {
 namespace {
@@ -57,14 +58,17 @@ std::vector<int> group_of(const Mesh& mesh, const std::vector<std::string>& axes
   return ranks;
 }
 
-MeshComms make_mesh_comms(World& world, const Mesh& mesh, const Device& device,
-                          std::shared_ptr<FlightRecorder> recorder) {
+MeshComms make_mesh_comms(World& world, const Mesh& mesh, Device& device, std::shared_ptr<FlightRecorder> recorder,
+                          Traffic traffic) {
   std::vector<std::string> all;
   for (const MeshAxis& axis : mesh.axes) all.push_back(axis.name);
   MEGATRON_CHECK(mesh.world_size() == world.size() && index_over(mesh, all, true) == world.rank(),
                  str_cat("the mesh is not that of rank ", world.rank(), " of ", world.size()));
   MeshComms comms;
-  if (device.kind() == DeviceKind::kCuda) {
+  if (traffic == Traffic::kLocal) {
+    comms.owned_world = make_local_comm(world, device);
+    comms.world = comms.owned_world.get();
+  } else if (device.kind() == DeviceKind::kCuda) {
     if (world.size() > 1) comms.owned_world = make_nccl_comm(world, "world");
     comms.world = comms.owned_world.get();
   } else {

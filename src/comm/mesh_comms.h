@@ -1,6 +1,7 @@
 // One communicator per mesh axis.
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <string>
@@ -16,9 +17,12 @@ namespace megatron {
 /// and the last stage (the other ranks are alone in theirs).
 inline constexpr char kPipelineBackward[] = "pp-backward", kPipelineEnds[] = "pp-ends";
 
+/// Whether collectives carry data, or are copies on each rank (local_comm.h).
+enum class Traffic : uint8_t { kReal, kLocal };
+
 /// Communicators of one rank. Those by axis are what Executor::Options::comms takes.
 struct MeshComms {
-  std::unique_ptr<Comm> owned_world;                     ///< on GPUs; on the CPU the world's own
+  std::unique_ptr<Comm> owned_world;                     ///< on GPUs, and without traffic; on the CPU the world's own
   Comm* world = nullptr;                                 ///< all ranks
   std::map<std::string, std::unique_ptr<Comm>> by_name;  ///< "tp", "cp", "dp", "pp", and "dp-cp" where both are there
 
@@ -32,8 +36,8 @@ struct MeshComms {
 /// world's size, and the coordinates are those of the rank. "dp-cp" holds the ranks that share parameters, cp fastest:
 /// a gradient that is partial over both is summed in one call. A collective call. `device` decides between the world's
 /// host communicator and NCCL. With a recorder every call of the axes' communicators is recorded.
-MeshComms make_mesh_comms(World& world, const Mesh& mesh, const Device& device,
-                          std::shared_ptr<FlightRecorder> recorder = nullptr);
+MeshComms make_mesh_comms(World& world, const Mesh& mesh, Device& device,
+                          std::shared_ptr<FlightRecorder> recorder = nullptr, Traffic traffic = Traffic::kReal);
 
 /// Ranks of this rank's group along `axes` (names), in the group's order.
 std::vector<int> group_of(const Mesh& mesh, const std::vector<std::string>& axes);

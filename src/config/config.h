@@ -37,6 +37,7 @@ struct ParallelConfig {
   int64_t expert_model_parallel_size = 1;
   int64_t expert_tensor_parallel_size = 0;  ///< derived: tensor_model_parallel_size
   bool sequence_parallel = false;
+  bool tp_comm_overlap = false;
   std::string data_parallel_sharding_strategy = "no_shard";
 
   bool operator==(const ParallelConfig&) const = default;
@@ -139,6 +140,7 @@ struct CheckpointConfig {
   bool finetune = false;
   bool load_optim = true;
   bool save_optim = true;
+  bool load_rng = true;
 
   bool operator==(const CheckpointConfig&) const = default;
 };

@@ -4,6 +4,7 @@
 
 #include "base/strings.h"
 #include "config/field.h"
+#include "config/layer_config.h"
 
 namespace megatron {
 namespace {
@@ -24,6 +25,7 @@ class Derivation {
     member = value;
     if (keys_ != nullptr) keys_->insert(key);
   }
+  void note(std::string line) { lines_.push_back(std::move(line)); }
   std::vector<std::string> take() { return std::move(lines_); }
 
  private:
@@ -63,6 +65,15 @@ void derive_shape(Derivation& d, ModelConfig& m) {
   if (m.add_bias_linear && !m.add_qkv_bias) {
     d.decide("model.add_qkv_bias", m.add_qkv_bias, true, "add_bias_linear puts biases in all linear layers");
   }
+}
+
+void note_overlap(Derivation& d, const Config& c) {
+  if (!c.parallel.tp_comm_overlap) return;
+  const int64_t pieces = tp_overlap_pieces(c), tokens = c.model.seq_length * c.training.micro_batch_size;
+  d.note(pieces > 1 ? str_cat("parallel.tp_comm_overlap: ", pieces, " pieces of ", tokens / pieces, " tokens")
+                    : str_cat("parallel.tp_comm_overlap has no effect: a micro-batch of ", tokens,
+                              " tokens makes no equal pieces of ", kOverlapLeastRows,
+                              " or more, a multiple of 128, as large products need"));
 }
 
 void derive_run(Derivation& d, Config& c, int64_t world_size) {
@@ -108,6 +119,7 @@ std::vector<std::string> derive_defaults(Config& config, int64_t world_size, std
   derive_activation(derivation, config.model);
   derive_shape(derivation, config.model);
   derive_run(derivation, config, world_size);
+  note_overlap(derivation, config);
   return derivation.take();
 }
 

@@ -110,6 +110,17 @@ LayerConfig layer_config(const ModelConfig& model, int64_t layer) {
   return out;
 }
 
+int64_t tp_overlap_pieces(const Config& config) {
+  constexpr int64_t kMultiple = 128;
+  if (!config.parallel.tp_comm_overlap) return 1;
+  const int64_t length = config.model.seq_length;
+  for (int64_t pieces = 4; pieces > 1; --pieces) {
+    const int64_t rows = length / pieces * config.training.micro_batch_size;
+    if (length % pieces == 0 && rows >= kOverlapLeastRows && rows % kMultiple == 0) return pieces;
+  }
+  return 1;
+}
+
 int64_t padded_vocab_size(const Config& config, int64_t vocab_size) {
   return round_up(vocab_size, config.model.make_vocab_size_divisible_by * config.parallel.tensor_model_parallel_size);
 }

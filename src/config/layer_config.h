@@ -42,4 +42,10 @@ std::vector<int64_t> parse_layers(const std::string& text, int64_t num_layers);
 /// make_vocab_size_divisible_by * tensor_model_parallel_size.
 int64_t padded_vocab_size(const Config& config, int64_t vocab_size);
 
+/// Pieces of the sequence in which tensor-parallel collectives run beside products (parallel.tp_comm_overlap): 4, 3 or
+/// 2, the most that divide seq_length and leave each piece kOverlapLeastRows tokens of the micro-batch or more, a
+/// multiple of 128 of them so that pieces are aligned on a GPU; 1 where none does, or without the option.
+constexpr int64_t kOverlapLeastRows = 1024;
+int64_t tp_overlap_pieces(const Config& config);
+
 }  // namespace megatron

@@ -1,70 +1,11 @@
-// Rules about ranks, batches, schedules, optimizer, precision and checkpoints.
-#include "base/error.h"
+// Rules about lengths, schedules, optimizer, precision and checkpoints.
 #include "base/strings.h"
 #include "config/rules.h"
-#include "config/stage_split.h"
 
 namespace megatron::detail {
 namespace {
 
 using Answer = std::optional<std::string>;
-
-Answer world_divides(const RuleContext& c) {
-  const ParallelConfig& p = c.config.parallel;
-  const int64_t ranks = p.tensor_model_parallel_size * p.pipeline_model_parallel_size * p.context_parallel_size;
-  if (c.world_size % ranks == 0) return {};
-  return str_cat("tensor * pipeline * context parallel size is ", ranks, ", which does not divide the world size ",
-                 c.world_size);
-}
-
-Answer not_yet(int64_t value, const char* key) {
-  if (value <= 1) return {};
-  return str_cat(key, " ", value, " is not supported yet; this version has tensor and data parallelism: set 1");
-}
-
-Answer pipeline_split(const RuleContext& c) {
-  try {
-    split_stages(c.config.parallel, c.config.model.num_layers);
-    return {};
-  } catch (const UsageError& error) {
-    return error.what();
-  }
-}
-Answer context_not_yet(const RuleContext& c) {
-  return not_yet(c.config.parallel.context_parallel_size, "context_parallel_size");
-}
-Answer expert_not_yet(const RuleContext& c) {
-  return not_yet(c.config.parallel.expert_model_parallel_size, "expert_model_parallel_size");
-}
-Answer expert_tensor_not_yet(const RuleContext& c) {
-  const ParallelConfig& p = c.config.parallel;
-  if (p.expert_tensor_parallel_size == p.tensor_model_parallel_size) return {};  // its default
-  return not_yet(p.expert_tensor_parallel_size, "expert_tensor_parallel_size");
-}
-
-Answer sequence_parallel_alone(const RuleContext& c) {
-  const ParallelConfig& p = c.config.parallel;
-  if (!p.sequence_parallel || p.tensor_model_parallel_size > 1) return {};
-  return "sequence_parallel needs tensor_model_parallel_size above 1; leave it out";
-}
-
-Answer sharding_not_yet(const RuleContext& c) {
-  const std::string& strategy = c.config.parallel.data_parallel_sharding_strategy;
-  if (strategy == "no_shard") return {};
-  return str_cat("data_parallel_sharding_strategy ", strategy, " is not supported yet; this version has no_shard");
-}
-
-Answer batch_divides(const RuleContext& c) {
-  const ParallelConfig& p = c.config.parallel;
-  const TrainingConfig& t = c.config.training;
-  const int64_t model_parallel =
-      p.tensor_model_parallel_size * p.pipeline_model_parallel_size * p.context_parallel_size;
-  if (c.world_size % model_parallel != 0) return {};
-  const int64_t data_parallel = c.world_size / model_parallel;
-  if (t.global_batch_size % (t.micro_batch_size * data_parallel) == 0) return {};
-  return str_cat("global_batch_size ", t.global_batch_size, " is not divisible by micro_batch_size ",
-                 t.micro_batch_size, " * data-parallel size ", data_parallel);
-}
 
 Answer length(const RuleContext& c) {
   const TrainingConfig& t = c.config.training;
@@ -278,28 +219,6 @@ Answer needs_load(const RuleContext& c) {
 }
 
 }  // namespace
-
-void add_parallel_rules(std::vector<Rule>& table) {
-  const std::string p = "parallel.";
-  table.insert(
-      table.end(),
-      {{"world-divides",
-        {p + "tensor_model_parallel_size", p + "pipeline_model_parallel_size", p + "context_parallel_size"},
-        world_divides},
-       {"pipeline-split",
-        {p + "pipeline_model_parallel_layout", p + "num_virtual_stages_per_pipeline_rank",
-         p + "num_layers_per_virtual_pipeline_stage", p + "decoder_first_pipeline_num_layers",
-         p + "decoder_last_pipeline_num_layers", p + "account_for_embedding_in_pipeline_split",
-         p + "account_for_loss_in_pipeline_split", p + "pipeline_schedule", p + "pipeline_model_parallel_size",
-         "model.num_layers"},
-        pipeline_split},
-       {"context-parallel", {p + "context_parallel_size"}, context_not_yet},
-       {"expert-parallel", {p + "expert_model_parallel_size"}, expert_not_yet},
-       {"expert-tensor-parallel", {p + "expert_tensor_parallel_size"}, expert_tensor_not_yet},
-       {"sequence-parallel", {p + "sequence_parallel", p + "tensor_model_parallel_size"}, sequence_parallel_alone},
-       {"sharding", {p + "data_parallel_sharding_strategy"}, sharding_not_yet},
-       {"batch-divides", {"training.global_batch_size", "training.micro_batch_size"}, batch_divides}});
-}
 
 void add_training_rules(std::vector<Rule>& table) {
   const std::string t = "training.";

@@ -60,6 +60,8 @@ std::vector<Field> fields(ParallelConfig& c) {
       .at_least(1);
   list.add("sequence_parallel", c.sequence_parallel,
            "Split norms and dropouts along the sequence over the tensor-parallel ranks.");
+  list.add("tp_comm_overlap", c.tp_comm_overlap,
+           "Cut tensor-parallel collectives and the products beside them into pieces of the sequence that overlap.");
   list.add("data_parallel_sharding_strategy", c.data_parallel_sharding_strategy,
            "What data-parallel ranks share instead of holding copies.")
       .choice({"no_shard", "optim", "optim_grads", "optim_grads_params"});

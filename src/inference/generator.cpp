@@ -165,10 +165,12 @@ class Session {
         last.push_back(narrow<int32_t>(std::clamp<int64_t>(size - 1 - begin, 0, chunk - 1)));
       }
       runner.run(true, tokens, positions, last);
-      for (size_t b = 0; b < sequences_.size(); ++b) {  // a prompt that ends in this chunk gets its first token
+      std::vector<size_t> ended;  // a prompt that ends in this chunk gets its first token
+      for (size_t b = 0; b < sequences_.size(); ++b) {
         const auto size = static_cast<int64_t>(sequences_[b].result.prompt.size());
-        if (size > begin && size <= begin + chunk) take(runner, b);
+        if (size > begin && size <= begin + chunk) ended.push_back(b);
       }
+      take(runner, ended);
     }
   }
 
@@ -180,16 +182,28 @@ class Session {
       positions.push_back({s.done ? -1 : narrow<int32_t>(static_cast<int64_t>(s.context.size()) - 1)});
     }
     runner.run(false, tokens, positions, std::vector<int32_t>(sequences_.size(), 0));
+    std::vector<size_t> going;
     for (size_t b = 0; b < sequences_.size(); ++b) {
-      if (!sequences_[b].done) take(runner, b);
+      if (!sequences_[b].done) going.push_back(b);
     }
+    take(runner, going);
   }
 
-  /// Samples the next token of sequence b and decides whether it ends.
-  void take(const Runner& runner, size_t b) {
+  /// Samples the next token of each of `which`: a large vocabulary keeps a core busy for a millisecond.
+  void take(const Runner& runner, const std::vector<size_t>& which) {
+    std::vector<TokenId> ids(which.size());
+    model_.pool().parallel_for(static_cast<int64_t>(which.size()), 1, [&](int64_t begin, int64_t end) {
+      for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
+        const auto b = static_cast<int64_t>(which[i]);
+        ids[i] = sample(runner.logits(b), sequences_[which[i]].context, options_.sampling, b);
+      }
+    });
+    for (size_t i = 0; i < which.size(); ++i) append(which[i], ids[i]);
+  }
+
+  /// Adds a token to sequence b and decides whether it ends.
+  void append(size_t b, TokenId id) {
     Sequence& s = sequences_[b];
-    const TokenId id =
-        sample(runner.logits(static_cast<int64_t>(b)), s.context, options_.sampling, static_cast<int64_t>(b));
     if (eod_ && id == *eod_ && !options_.ignore_eod) return finish(b, "eod");
     s.context.push_back(id);
     s.result.tokens.push_back(id);

@@ -8,7 +8,7 @@
 #include <string>
 
 #include "base/thread_pool.h"
-#include "checkpoint/reader.h"
+#include "checkpoint/model_source.h"
 #include "config/config.h"
 #include "models/model_spec.h"
 #include "parallel/parallel_context.h"
@@ -24,12 +24,15 @@ struct InferenceWorld {
   std::shared_ptr<Device> device;      ///< that `comms` were made for; null: what run.device names
 };
 
+/// Reads this rank's part of the parameters of `program` into `store`, in the program's element type.
+void load_parameters(const ModelSource& source, const Program& program, Store& store);
+
 /// Configuration, tokenizer and weights of one checkpoint. The tokenizer comes from the checkpoint's own files.
 class InferenceModel {
  public:
-  /// `load`: a folder of checkpoints (the newest complete one is taken, or `step`), one iter_* folder, or a run folder.
-  /// `run` gives device and threads, `world` this rank's place, whatever mesh the checkpoint was written on: all ranks
-  /// make the same calls. DataError where there is no checkpoint.
+  /// `load`: a folder of checkpoints (the newest complete one is taken, or `step`), one iter_* folder, a run folder, a
+  /// Hugging Face folder, or a GGUF file. `run` gives device and threads, `world` this rank's place, whatever mesh the
+  /// checkpoint was written on: all ranks make the same calls. DataError where there is no checkpoint.
   InferenceModel(const std::string& load, std::optional<int64_t> step, const RunConfig& run, InferenceWorld world = {});
 
   /// Section `parallel` is that of `world`.
@@ -37,15 +40,18 @@ class InferenceModel {
   const InferenceWorld& world() const { return world_; }
   const ModelSpec& spec() const { return spec_; }
   const Tokenizer& tokenizer() const { return *tokenizer_; }
-  const std::string& folder() const { return reader_.folder(); }
+  /// The iter_* folder, or another program's folder or file.
+  const std::string& folder() const { return source_.path(); }
   Device& device() { return *device_; }
   ThreadPool& pool() { return *pool_; }
 
-  /// Reads this rank's part of the parameters of `program` into `store`.
-  void load_parameters(const Program& program, Store& store) const;
+  /// The same of this model.
+  void load_parameters(const Program& program, Store& store) const {
+    megatron::load_parameters(source_, program, store);
+  }
 
  private:
-  CheckpointReader reader_;
+  ModelSource source_;
   InferenceWorld world_;
   Config config_;
   std::unique_ptr<Tokenizer> tokenizer_;

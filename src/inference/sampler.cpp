@@ -32,15 +32,65 @@ void penalize(std::vector<double>& logits, const std::vector<TokenId>& context, 
   }
 }
 
-/// Number of leading entries of `order` (sorted by falling probability) that top-p keeps.
-size_t nucleus(const std::vector<double>& probabilities, double top_p) {
-  double sum = 0;
-  for (size_t i = 0; i < probabilities.size(); ++i) {
-    sum += probabilities[i];
-    if (sum >= top_p) return i + 1;
+/// The candidates that a draw chooses from, by rising id; `weights` are their probabilities but for a common factor.
+class Candidates {
+  /// Ties go to the lower id.
+  auto likelier() const {
+    return [this](TokenId a, TokenId b) {
+      const double x = logits_[static_cast<size_t>(a)], y = logits_[static_cast<size_t>(b)];
+      return x != y ? x > y : a < b;
+    };
   }
-  return probabilities.size();
-}
+
+ public:
+  Candidates(const std::vector<double>& logits, double top, double temperature) : logits_(logits) {
+    ids_.resize(logits.size());
+    std::iota(ids_.begin(), ids_.end(), 0);
+    weights_.reserve(logits.size());
+    for (double logit : logits) weights_.push_back(std::exp((logit - top) / temperature));
+  }
+
+  void keep_most_likely(size_t k) {
+    if (k >= ids_.size()) return;
+    std::nth_element(ids_.begin(), ids_.begin() + static_cast<std::ptrdiff_t>(k), ids_.end(), likelier());
+    ids_.resize(k);
+    std::sort(ids_.begin(), ids_.end());
+  }
+
+  /// The smallest set of most likely ids that reaches the share `top_p`. Those below (1 - top_p) / count of the whole
+  /// cannot be in it, even all together, so that only the others have to be sorted.
+  void keep_nucleus(double top_p) {
+    const double whole = total(), least = (1 - top_p) * whole / static_cast<double>(ids_.size());
+    std::erase_if(ids_, [&](TokenId id) { return weight(id) < least; });
+    std::sort(ids_.begin(), ids_.end(), likelier());
+    double sum = 0;
+    size_t count = 0;
+    while (count < ids_.size() && sum < top_p * whole) sum += weight(ids_[count++]);
+    ids_.resize(std::max<size_t>(count, 1));
+    std::sort(ids_.begin(), ids_.end());
+  }
+
+  /// `uniform` in (0, 1).
+  TokenId draw(double uniform) const {
+    double target = uniform * total();
+    for (TokenId id : ids_) {
+      target -= weight(id);
+      if (target <= 0) return id;
+    }
+    return ids_.back();
+  }
+
+ private:
+  double weight(TokenId id) const { return weights_[static_cast<size_t>(id)]; }
+  double total() const {
+    double sum = 0;
+    for (TokenId id : ids_) sum += weight(id);
+    return sum;
+  }
+  const std::vector<double>& logits_;
+  std::vector<TokenId> ids_;
+  std::vector<double> weights_;
+};
 
 }  // namespace
 
@@ -54,32 +104,11 @@ TokenId sample(std::span<const double> given, const std::vector<TokenId>& contex
   if (!sound) throw DataError("the model gave logits that are not finite: its weights are damaged or diverged");
   if (o.temperature == 0 || o.top_k == 1) return static_cast<TokenId>(greedy - logits.begin());
 
-  std::vector<TokenId> order(logits.size());
-  std::iota(order.begin(), order.end(), 0);
-  const size_t k = o.top_k > 0 ? std::min<size_t>(static_cast<size_t>(o.top_k), order.size()) : order.size();
-  const auto likelier = [&](TokenId a, TokenId b) {
-    const double x = logits[static_cast<size_t>(a)], y = logits[static_cast<size_t>(b)];
-    return x != y ? x > y : a < b;
-  };
-  std::partial_sort(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(k), order.end(), likelier);
-  order.resize(k);
-  const double top = logits[static_cast<size_t>(order[0])];
-  std::vector<double> probabilities;
-  double sum = 0;
-  for (TokenId id : order) {
-    probabilities.push_back(std::exp((logits[static_cast<size_t>(id)] - top) / o.temperature));
-    sum += probabilities.back();
-  }
-  for (double& p : probabilities) p /= sum;
-  if (o.top_p > 0 && o.top_p < 1) probabilities.resize(nucleus(probabilities, o.top_p));
-  const double kept = std::accumulate(probabilities.begin(), probabilities.end(), 0.0);
+  Candidates candidates(logits, *greedy, o.temperature);
+  if (o.top_k > 0) candidates.keep_most_likely(static_cast<size_t>(o.top_k));
+  if (o.top_p > 0 && o.top_p < 1) candidates.keep_nucleus(o.top_p);
   const uint64_t key = philox_key(o.seed, hash_name("sampling") + static_cast<uint64_t>(sequence));
-  double target = kept * philox_uniform(key, static_cast<uint64_t>(context.size()));
-  for (size_t i = 0; i < probabilities.size(); ++i) {
-    target -= probabilities[i];
-    if (target <= 0) return order[i];
-  }
-  return order[probabilities.size() - 1];
+  return candidates.draw(philox_uniform(key, static_cast<uint64_t>(context.size())));
 }
 
 }  // namespace megatron

@@ -1,6 +1,5 @@
 #include "nn/language_model.h"
 
-#include "comm/mesh_comms.h"
 #include "kernels/cast/cast.h"
 #include "kernels/gather_rows/gather_rows.h"
 #include "kernels/linear/linear.h"
@@ -21,8 +20,8 @@ std::string boundary_name(int64_t layer) {
 /// What a part of the model begins with: the embedding, or what the part before has made.
 Value stream_before(Trace& t, const ModuleContext& c, const StagePart& part, int64_t B) {
   if (part.embedding) return embed(t, c);
-  return t.receive(boundary_name(part.first_layer), c.model.dtype, {c.model.seq_length, B, c.model.hidden_size},
-                   c.parallel.stream(), 1);
+  const auto type = c.parallel.stream(c.model.seq_length, B, c.model.hidden_size);
+  return t.receive(boundary_name(part.first_layer), c.model.dtype, type.shape, type.placement, type.sample_dim);
 }
 
 /// The layers of a part of the model.
@@ -42,11 +41,16 @@ Value final_norm(Trace& t, const ModuleContext& c, const ResidualStream& x) {
   return norm(t, c, "final_layernorm", c.model.final_norm, x).y;
 }
 
+/// Embedding, all layers and the final norm: [S, B, C].
+Value hidden_states(Trace& t, const ModuleContext& c) {
+  return final_norm(t, c, layers(t, c, whole(c.model), {embed(t, c), {}}));
+}
+
 /// Two stages hold the word embedding of tied models: the first as the table of ids, the last as the output layer.
-void mark_shared_table(Program& program, const StagePart& part) {
+void mark_shared_table(Program& program, const ParallelContext& parallel, const StagePart& part) {
   for (ParameterInfo& p : program.parameters) {
     if (program.value(p.value).name != kWordEmbeddings) continue;
-    p.sum_group = kPipelineEnds;
+    p.sum_group = parallel.pipeline_ends();
     p.owner = part.embedding;
   }
 }
@@ -90,7 +94,7 @@ void trace_loss(Trace& t, const ModelSpec& model, const ParallelContext& paralle
   const ResidualStream stream = layers(t, c, part, {stream_before(t, c, part, options.micro_batch_size), {}});
   if (!part.loss) {
     t.send(boundary_name(part.first_layer + part.layers), close(t, stream).residual);
-    if (options.part && model.tied) mark_shared_table(t.program(), part);
+    if (options.part && model.tied) mark_shared_table(t.program(), parallel, part);
     return;
   }
   const Value x = parallel.gather_in(t, final_norm(t, c, stream));
@@ -98,7 +102,15 @@ void trace_loss(Trace& t, const ModelSpec& model, const ParallelContext& paralle
   const Value loss = lm_head_loss(t, x, output_weight(t, c), batch.labels, batch.weights, batch.seed, model.vocab_size);
   t.accumulate_into(loss, t.state(kLossSum, sum_dtype, {}, t.info(loss).placement));
   if (options.training) t.loss(loss, batch.seed);
-  if (options.part && model.tied) mark_shared_table(t.program(), part);
+  if (options.part && model.tied) mark_shared_table(t.program(), parallel, part);
+}
+
+void trace_logits(Trace& t, const ModelSpec& model, const ParallelContext& parallel, int64_t batch_size) {
+  const BatchValues batch = token_inputs(t, parallel, model.seq_length, batch_size);
+  const ModuleContext c{model, parallel, batch};
+  const Value x = hidden_states(t, c);
+  Trace::Scope scope(t, "output_layer");
+  t.output("logits", cast(t, linear(t, x, output_weight(t, c)), accumulation_dtype(model.dtype)));
 }
 
 void trace_generation(Trace& t, const ModelSpec& model, const ParallelContext& parallel, int64_t batch_size,
@@ -107,8 +119,7 @@ void trace_generation(Trace& t, const ModelSpec& model, const ParallelContext& p
   batch.cache_length = cache_length;
   const Value last = t.input(inputs::kLast, DType::kI32, {batch_size}, parallel.samples(), 0);
   const ModuleContext c{model, parallel, batch};
-  const ResidualStream stream = layers(t, c, whole(model), {embed(t, c), {}});
-  const Value x = gather_rows(t, final_norm(t, c, stream), last);
+  const Value x = gather_rows(t, hidden_states(t, c), last);
   Trace::Scope scope(t, "output_layer");
   const Value w = output_weight(t, c);
   // Collectives cut dimension 0, which must be the vocabulary where ranks share it.

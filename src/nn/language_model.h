@@ -33,6 +33,10 @@ struct LossProgramOptions {
 void trace_loss(Trace& t, const ModelSpec& model, const ParallelContext& parallel, const LossProgramOptions& options);
 inline constexpr char kLossSum[] = "loss_sum";
 
+/// Traces the logits of all tokens, without a loss or a cache: output "logits" [S, batch, V] (fp32, or fp64), S =
+/// model.seq_length. Inputs: tokens, positions. One tensor rank.
+void trace_logits(Trace& t, const ModelSpec& model, const ParallelContext& parallel, int64_t batch);
+
 /// Traces generation: `tokens_per_call` new tokens of `batch` sequences against a cache of `cache_length` positions;
 /// output "logits" (fp32, or fp64) of the token that input last_token [batch] points at: [batch, V] on one tensor rank,
 /// [V, batch] whole on each of several. `parallel` is without sequence parallelism.

@@ -148,15 +148,16 @@ Value project_qkv(Trace& t, const ModuleContext& c, const AttentionSpec& spec, V
   Value b = spec.qkv_bias ? weight(t, c, "linear_qkv.bias", {G, Q + 2, D}, placement, Init::constant(0)) : Value{};
   if (parts > 1) w = spread_groups(t, w, parts, "tp");
   if (parts > 1 && b) b = spread_groups(t, b, parts, "tp");
-  return linear(t, c.parallel.gather_in(t, x_SBC), w, b, {.out_dims = 3});
+  return linear(t, x_SBC, w, b, {.out_dims = 3});
 }
 
 }  // namespace
 
 BranchOutput self_attention(Trace& t, const ModuleContext& c, const AttentionSpec& spec, const NormSpec& norm_spec,
-                            Value x_SBC) {
+                            Value x) {
   Trace::Scope scope(t, "self_attention");
   const int64_t parts = parts_of_groups(spec, c.parallel.tp_size());
+  const Value x_SBC = c.parallel.gather_in(t, x);
   const int64_t S = t.shape(x_SBC)[0], B = t.shape(x_SBC)[1], C = c.model.hidden_size, D = spec.head_dim;
   const int64_t G = spec.groups * parts, Q = div_exact(spec.heads, G);
   const std::vector<Value> qkv = split(t, project_qkv(t, c, spec, x_SBC, parts), 3, {Q, 1, 1});
@@ -182,7 +183,7 @@ BranchOutput self_attention(Trace& t, const ModuleContext& c, const AttentionSpe
   return branch;
 }
 
-BranchOutput mlp(Trace& t, const ModuleContext& c, const MlpSpec& spec, Value x_SBC) {
+BranchOutput mlp(Trace& t, const ModuleContext& c, const MlpSpec& spec, Value x) {
   Trace::Scope scope(t, "mlp");
   const int64_t C = c.model.hidden_size, F = spec.ffn_hidden_size;
   const int cut = spec.gated ? 1 : 0;
@@ -192,7 +193,7 @@ BranchOutput mlp(Trace& t, const ModuleContext& c, const MlpSpec& spec, Value x_
                           matrix_init(c.model, C, bias_shape.numel()));
   const Value b1 =
       spec.bias ? weight(t, c, "linear_fc1.bias", bias_shape, c.parallel.tp_sharded(cut), Init::constant(0)) : Value{};
-  Value h = linear(t, c.parallel.gather_in(t, x_SBC), w1, b1, {.out_dims = bias_shape.rank()});
+  Value h = linear(t, c.parallel.gather_in(t, x), w1, b1, {.out_dims = bias_shape.rank()});
   h = spec.gated ? gated_activation(t, h, spec.activation) : activation(t, h, spec.activation);
   const Value w2 =
       weight(t, c, "linear_fc2.weight", {C, F}, c.parallel.tp_sharded(1), Init::normal(c.model.output_init_std));

@@ -1,6 +1,12 @@
 #include "parallel/parallel_context.h"
 
+#include <algorithm>
+
 #include "comm/collectives.h"
+#include "comm/mesh_comms.h"
+#include "program/elementwise.h"
+#include "program/passes.h"
+#include "program/views.h"
 
 namespace megatron {
 
@@ -19,16 +25,27 @@ Placement ParallelContext::tokens() const {
   return placement;
 }
 
-Placement ParallelContext::stream() const {
-  Placement placement = tokens();
-  if (sequence_parallel()) placement[static_cast<size_t>(mesh_.find("tp"))] = AxisPlacement::S(0);
-  return placement;
+ParallelContext::StreamType ParallelContext::stream(int64_t S, int64_t B, int64_t C) const {
+  StreamType type{{S, B, C}, tokens(), 1};
+  if (!sequence_parallel()) return type;
+  type.placement[static_cast<size_t>(mesh_.find("tp"))] = AxisPlacement::S(0);
+  if (!striped()) return type;
+  type.shape = {count_pieces(S), S / count_pieces(S), B, C};
+  type.sample_dim = 2;
+  for (AxisPlacement& p : type.placement) {
+    if (p.sharded()) ++p.dim;
+  }
+  return type;
 }
 
 ParallelContext ParallelContext::within_stage() const {
-  Mesh mesh = mesh_;
-  std::erase_if(mesh.axes, [](const MeshAxis& axis) { return axis.name == "pp"; });
-  return {std::move(mesh), sequence_parallel_};
+  ParallelContext other = *this;
+  std::erase_if(other.mesh_.axes, [](const MeshAxis& axis) { return axis.name == "pp"; });
+  return other;
+}
+
+std::string ParallelContext::pipeline_ends() {
+  return kPipelineEnds;
 }
 
 int ParallelContext::stages() const {
@@ -48,18 +65,54 @@ Placement ParallelContext::samples() const {
   return placement;
 }
 
+int64_t ParallelContext::count_pieces(int64_t rows) const {
+  int64_t count = std::max<int64_t>(1, std::min(pieces_, rows));
+  while (rows % count != 0) --count;
+  return count;
+}
+
+std::vector<Value> ParallelContext::pieces_of(Trace& t, Value x) const {
+  const int64_t rows = t.shape(x)[0], count = count_pieces(rows);
+  if (count == 1) return {x};
+  return split(t, x, 0, std::vector<int64_t>(static_cast<size_t>(count), rows / count));
+}
+
+Value ParallelContext::stream_of(Trace& t, const std::vector<Value>& pieces) {
+  std::vector<Value> parts;
+  for (Value piece : pieces) {
+    Dims shape{1};
+    for (int d = 0; d < t.shape(piece).rank(); ++d) shape.push_back(t.shape(piece)[d]);
+    parts.push_back(reshape(t, piece, shape));
+  }
+  return join(t, parts, 0);
+}
+
 Value ParallelContext::gather_in(Trace& t, Value x) const {
   if (mesh_.find("tp") < 0) return x;
-  return sequence_parallel_ ? all_gather(t, x, "tp") : enter(t, x, "tp");
+  if (!sequence_parallel_) return enter(t, x, "tp");
+  if (!striped()) return all_gather(t, x, "tp");
+  const Dims& whole = t.shape(x);
+  Dims shape{whole[1]};
+  for (int d = 2; d < whole.rank(); ++d) shape.push_back(whole[d]);
+  const std::vector<int64_t> ones(static_cast<size_t>(whole[0]), 1);
+  std::vector<Value> gathered;
+  for (Value piece : split(t, x, 0, ones)) gathered.push_back(all_gather(t, reshape(t, piece, shape), "tp"));
+  return join(t, gathered, 0);
 }
 
 Value ParallelContext::to_stream(Trace& t, Value x) const {
-  return sequence_parallel() && x ? slice(t, x, "tp") : x;
+  if (!sequence_parallel() || !x) return x;
+  if (!striped()) return slice(t, x, "tp");
+  std::vector<Value> pieces = pieces_of(t, x);
+  for (Value& piece : pieces) piece = slice(t, piece, "tp");
+  return stream_of(t, pieces);
 }
 
 Value ParallelContext::reduce_out(Trace& t, Value x) const {
   if (mesh_.find("tp") < 0) return x;
-  return sequence_parallel_ ? reduce_scatter(t, x, "tp") : all_reduce(t, x, "tp");
+  std::vector<Value> pieces = pieces_of(t, x);
+  for (Value& piece : pieces) piece = sequence_parallel_ ? reduce_scatter(t, piece, "tp") : all_reduce(t, piece, "tp");
+  return striped() ? stream_of(t, pieces) : join(t, pieces, 0);
 }
 
 Value ParallelContext::gather_out(Trace& t, Value x) const {
@@ -75,7 +128,19 @@ Value reduce_partial(Trace& t, Value x) {
 
 bool is_gathered(const Program& program, ValueId v) {
   const OpId producer = program.value(v).producer;
-  return producer != kNone && program.op(producer).kind->name() == "all_gather";
+  if (producer == kNone) return false;
+  const Op& op = program.op(producer);
+  JoinInfo info;
+  if (!is_join(*op.kind, &info)) return op.kind->name() == "all_gather";
+  return std::all_of(op.operands.begin(), op.operands.end(),
+                     [&](ValueId part) { return part != kNone && is_gathered(program, part); });
+}
+
+int split_products(Program& program) {
+  return split_rows(program, [](const Program& p, OpId id) {
+    const std::string name = p.op(id).kind->name();
+    return name == "linear" || name == "linear_dgrad";
+  });
 }
 
 }  // namespace megatron

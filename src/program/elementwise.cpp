@@ -6,6 +6,7 @@
 #include "base/strings.h"
 #include "base/thread_pool.h"
 #include "program/strided.h"
+#include "program/views.h"
 #ifdef MEGATRON_HAVE_CUDA
 #include "program/elementwise_cuda.h"
 #endif
@@ -157,6 +158,11 @@ class Join final : public OpKind {
     return {y};
   }
   bool takes_strided(int) const override { return true; }
+  void backward(BackwardContext& context) const override {
+    if (!context.gradient(0)) return;
+    const std::vector<Value> parts = split(context.trace(), context.gradient(0), dim_, sizes_);
+    for (size_t i = 0; i < parts.size(); ++i) context.set(static_cast<int>(i), parts[i]);
+  }
 
   void run_cpu(const RunContext& c) const override {
     for_each_part(c, [&](const Tensor& x, const Tensor& part) {
@@ -225,6 +231,18 @@ void accumulate(Trace& t, Value x, Value state) {
 
 Value concatenate(Trace& t, Value like, const std::vector<Value>& parts, int dim, const std::vector<int64_t>& sizes) {
   return t.emit1(std::make_shared<Join>(t.shape(like), dim, sizes), parts);
+}
+
+Value join(Trace& t, const std::vector<Value>& parts, int dim) {
+  if (parts.size() == 1) return parts[0];
+  Dims shape = t.shape(parts[0]);
+  std::vector<int64_t> sizes;
+  shape[dim] = 0;
+  for (Value part : parts) {
+    sizes.push_back(t.shape(part)[dim]);
+    shape[dim] += sizes.back();
+  }
+  return t.emit1(std::make_shared<Join>(shape, dim, sizes), parts);
 }
 
 bool is_join(const OpKind& kind, JoinInfo* info) {

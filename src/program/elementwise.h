@@ -20,8 +20,11 @@ void accumulate(Trace& t, Value x, Value state);
 /// producers write in place where they can.
 Value concatenate(Trace& t, Value like, const std::vector<Value>& parts, int dim, const std::vector<int64_t>& sizes);
 
-/// True for the kind that concatenate() emits; `offsets[i]` is then the begin of part i along the result's dimension
-/// `dim`.
+/// Joins parts, of one type but for the extent of `dim`.
+Value join(Trace& t, const std::vector<Value>& parts, int dim);
+
+/// True for the kind that concatenate() and join() emit; `offsets[i]` is then the begin of part i along the result's
+/// dimension `dim`.
 struct JoinInfo {
   int dim = 0;
   std::vector<int64_t> offsets;

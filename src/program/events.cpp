@@ -1,5 +1,6 @@
 // Where two streams must meet: derived from the memory that operations read and write, so that data dependences and the
-// reuse of memory are one rule.
+// reuse of memory are one rule. A communicator counts as memory that its operations write: two streams never drive it
+// at the same time, and all ranks give it their calls in the order of the list.
 #include <algorithm>
 #include <array>
 
@@ -68,6 +69,10 @@ class EventFinder {
   std::vector<Access> accesses_of(OpId id) const {
     const Op& op = program_.op(id);
     std::vector<Access> accesses;
+    if (joins_in_place(plan_, id)) return accesses;  // nothing runs
+    if (!op.kind->comm_axis().empty()) {
+      accesses.push_back({kCommunicators - program_.mesh.find(op.kind->comm_axis()), 0, 1, true});
+    }
     for (ValueId v : op.operands) add(accesses, v, false);
     for (int i : op.kind->updates()) add(accesses, op.operands[static_cast<size_t>(i)], true);
     for (ValueId v : op.results) add(accesses, v, true);
@@ -79,20 +84,16 @@ class EventFinder {
     return accesses;
   }
 
+  static constexpr int64_t kCommunicators = -100;  ///< and below: one for each mesh axis
   static int64_t memory_of(Region region) { return -1 - static_cast<int64_t>(region); }
 
   void add(std::vector<Access>& accesses, ValueId v, bool writes) const {
     if (v == kNone || plan_.unread[static_cast<size_t>(v)]) return;
     const ValueInfo& info = program_.value(v);
-    const Dims shape = program_.local_shape(v);
-    if (shape.numel() == 0) return;
+    if (program_.local_shape(v).numel() == 0) return;
     const Slot& slot = plan_.slots[static_cast<size_t>(info.storage.root)];
     const bool persistent = slot.region == Region::kPersistent;
-    int64_t first = info.storage.offset, last = info.storage.offset;
-    for (int d = 0; d < shape.rank(); ++d) {
-      const int64_t reach = (shape[d] - 1) * info.storage.strides[d];
-      (reach < 0 ? first : last) += reach;
-    }
+    const auto [first, last] = reach_of(program_, v);
     const int64_t size = size_of(info.dtype), base = persistent ? 0 : slot.offset;
     accesses.push_back({persistent ? int64_t{info.storage.root} : memory_of(slot.region), base + first * size,
                         base + (last + 1) * size, writes});

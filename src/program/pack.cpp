@@ -67,6 +67,7 @@ class Packer {
     for (size_t i = 0; i < timeline_.size(); ++i) merge_in_place(timeline_[i], static_cast<int>(i));
     count_uses();
     mark_unread();
+    if (plan_.options.reuse) free_streams();
     allocate();
   }
 
@@ -151,11 +152,18 @@ class Packer {
     if (info.lifetime != Lifetime::kActivation || info.producer == kNone) return;
     if (reads_[static_cast<size_t>(source)] != 1) return;  // somebody else reads it
     const Op& producer = program_.op(info.producer);
+    bool may_stride = false;
     for (size_t r = 0; r < producer.results.size(); ++r) {
       if (producer.results[r] != source) continue;
-      if (!producer.kind->gives_strided(static_cast<int>(r)) || producer.accumulate[r] != kNone) return;
+      if (producer.accumulate[r] != kNone) return;
+      may_stride = producer.kind->gives_strided(static_cast<int>(r));
     }
     const Dims part_shape = program_.local_shape(part);
+    // Rows that follow each other in the joined memory are as good as memory of their own, where they are aligned.
+    const int64_t alignment = plan_.options.device == DeviceKind::kCpu ? 1 : Device::kAlignment;
+    const bool dense =
+        is_contiguous(part_shape, joined.storage.strides) && offset * size_of(joined.dtype) % alignment == 0;
+    if (!may_stride && !dense) return;
     std::vector<std::pair<ValueId, Dims>> strides;
     try {
       for (ValueId v : family_[static_cast<size_t>(source)]) {
@@ -165,7 +173,11 @@ class Packer {
     } catch (const PlacementError&) {
       return;  // not a view of the joined memory: the join copies
     }
-    for (auto& [v, s] : strides) program_.value(v).storage = {joined.storage.root, offset, s};
+    std::vector<ValueId>& family = family_[static_cast<size_t>(joined.storage.root)];
+    for (auto& [v, s] : strides) {
+      program_.value(v).storage = {joined.storage.root, offset, s};
+      family.push_back(v);  // so that the whole does not move away from its parts
+    }
   }
 
   /// A result that accumulates, or may overwrite an operand, takes over memory whose last use is this operation.
@@ -207,6 +219,53 @@ class Packer {
     Interval& merged = life_[static_cast<size_t>(new_root)];
     merged.first = std::min(merged.first, life_[static_cast<size_t>(old_root)].first);
     merged.last = std::max(merged.last, life_[static_cast<size_t>(old_root)].last);
+  }
+
+  /// Operations beside the computing stream run earlier or later than the list says: their memory is theirs from the
+  /// operation that lets them begin to the one that waits for them, so that reuse does not tie the streams together.
+  void free_streams() {
+    for (size_t phase = 0; phase < kPhases; ++phase) {
+      const int begin = phase_begin_[phase];
+      const int end = phase + 1 < kPhases ? phase_begin_[phase + 1] : static_cast<int>(timeline_.size());
+      int before = begin;  // the operation before it on its stream
+      for (int i = begin; i < end; ++i) {
+        const Op& op = program_.op(timeline_[static_cast<size_t>(i)]);
+        if (op.stream == Stream::kCompute || op.kind->is_view()) continue;
+        int first = i, last = i;
+        while (first > before && !shares_memory(timeline_[static_cast<size_t>(first - 1)], op.operands)) --first;
+        while (last + 1 < end && !shares_memory(timeline_[static_cast<size_t>(last)], op.results)) ++last;
+        for (ValueId v : op.operands) hold(v, std::max(first - 1, begin), last);
+        for (ValueId v : op.results) hold(v, std::max(first - 1, begin), last);
+        before = i;
+      }
+    }
+  }
+
+  void hold(ValueId v, int first, int last) {
+    if (v == kNone || program_.value(root(v)).lifetime != Lifetime::kActivation || life(v).empty()) return;
+    life(v).extend(first);
+    life(v).extend(last);
+  }
+
+  /// Does an operation of the computing stream touch elements of `values`?
+  bool shares_memory(OpId id, const std::vector<ValueId>& values) const {
+    const Op& op = program_.op(id);
+    JoinInfo info;
+    if (op.stream != Stream::kCompute || op.kind->is_view() || is_join(*op.kind, &info)) return false;
+    for (const std::vector<ValueId>* touched : {&op.operands, &op.results}) {
+      for (ValueId a : *touched) {
+        for (ValueId b : values) {
+          if (a != kNone && b != kNone && root(a) == root(b) && ranges_overlap(a, b)) return true;
+        }
+      }
+    }
+    return false;
+  }
+
+  bool ranges_overlap(ValueId a, ValueId b) const {
+    const auto [a_first, a_last] = reach_of(program_, a);
+    const auto [b_first, b_last] = reach_of(program_, b);
+    return a_first <= b_last && b_first <= a_last;
   }
 
   void mark_unread() {
@@ -279,6 +338,31 @@ class Packer {
 };
 
 }  // namespace
+
+std::pair<int64_t, int64_t> reach_of(const Program& program, ValueId v) {
+  const Storage& storage = program.value(v).storage;
+  const Dims shape = program.local_shape(v);
+  int64_t first = storage.offset, last = storage.offset;
+  for (int d = 0; d < shape.rank(); ++d) {
+    const int64_t reach = (shape[d] - 1) * storage.strides[d];
+    (reach < 0 ? first : last) += reach;
+  }
+  return {first, last};
+}
+
+bool joins_in_place(const Plan& plan, OpId id) {
+  JoinInfo info;
+  const Op& op = plan.program.op(id);
+  if (!is_join(*op.kind, &info)) return false;
+  const Storage& whole = plan.program.value(op.results[0]).storage;
+  for (size_t i = 0; i < op.operands.size(); ++i) {
+    if (op.operands[i] == kNone) return false;
+    const Storage& part = plan.program.value(op.operands[i]).storage;
+    if (part.root != whole.root || part.offset != whole.offset + info.offsets[i] * whole.strides[info.dim])
+      return false;
+  }
+  return true;
+}
 
 Plan pack(Program program, const PackOptions& options) {
   MEGATRON_CHECK(options.slot_sets >= 1, "a plan has at least one slot set");

@@ -29,6 +29,13 @@ int recompute(Program& program, const std::function<bool(const Program&, ValueId
 /// that fill bubbles with them).
 void move_weight_gradients(Program& program);
 
+/// Cuts operations that `choose` names along dimension 0 of their first operand and of their only result, where that
+/// operand is joined from parts that communication makes, or that result is taken by communication in parts: events
+/// are derived from bytes, so that each piece waits for its own part alone. `choose` may name operations whose rows do
+/// not depend on each other and whose other operands have none. Sums over rows (weight gradients) stay whole. Returns
+/// the number of operations that were cut. The last pass before pack().
+int split_rows(Program& program, const std::function<bool(const Program&, OpId)>& choose);
+
 /// Removes operations whose results nobody reads and that change no state; unread results of the others stay and are
 /// passed to kernels as null.
 void remove_dead_ops(Program& program);

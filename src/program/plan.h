@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "device/device.h"
@@ -62,9 +63,15 @@ struct Plan {
 /// that cross phases go to slot sets, the others to the transient arena.
 Plan pack(Program program, const PackOptions& options = {});
 
-/// Fills plan.waits from the streams of the operations: of two that touch the same bytes, one of them writing, the
-/// later in list order waits. The last step of pack().
+/// Fills plan.waits from the streams of the operations: of two that touch the same bytes, one of them writing, or that
+/// use the same communicator, the later in list order waits. The last step of pack().
 void derive_events(Plan& plan);
+
+/// First and last element of the root's memory that a value reaches; it has elements.
+std::pair<int64_t, int64_t> reach_of(const Program& program, ValueId v);
+
+/// True for a join whose parts all lie in their places already: it copies nothing.
+bool joins_in_place(const Plan& plan, OpId id);
 
 /// Local tensors of an operation without data, as kernels and cost functions see them.
 struct OpShapes {

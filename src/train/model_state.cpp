@@ -14,19 +14,32 @@
 namespace megatron {
 namespace {
 
-double initial_value(const Init& init, uint64_t key, int64_t index, int64_t row) {
-  if (init.valid_rows >= 0 && row >= init.valid_rows) return 0.0;
+/// Initial values `first` ... `first + count - 1` of a parameter (global row-major indices), each given to
+/// `put(i, value)` with i from 0.
+template <typename Put>
+void draw(const Init& init, uint64_t key, int64_t first, int64_t count, const Put& put) {
+  const auto index = [&](int64_t i) { return static_cast<uint64_t>(first + i); };
   switch (init.kind) {
     case Init::Kind::kConstant:
-      return init.value;
-    case Init::Kind::kNormal:
-      return init.value * philox_normal(key, static_cast<uint64_t>(index));
+      for (int64_t i = 0; i < count; ++i) put(i, init.value);
+      return;
+    case Init::Kind::kNormal: {
+      int64_t i = 0;
+      if (i < count && first % 2 != 0) put(i++, init.value * philox_normal(key, index(0)));
+      for (; i + 1 < count; i += 2) {  // a pair is one draw
+        const NormalPair pair = philox_normal_pair(key, index(i) / 2);
+        put(i, init.value * pair.even);
+        put(i + 1, init.value * pair.odd);
+      }
+      if (i < count) put(i, init.value * philox_normal(key, index(i)));
+      return;
+    }
     case Init::Kind::kXavierUniform: {
       const double bound = std::sqrt(6.0 / static_cast<double>(init.fan_in + init.fan_out));
-      return bound * (2.0 * philox_uniform(key, static_cast<uint64_t>(index)) - 1.0);
+      for (int64_t i = 0; i < count; ++i) put(i, bound * (2.0 * philox_uniform(key, index(i)) - 1.0));
+      return;
     }
   }
-  return 0.0;
 }
 
 /// Global row-major index of local element `local` of a box.
@@ -56,6 +69,7 @@ void fill(Device& device, const Tensor& target, const Tensor& master, const Para
   const uint64_t key = philox_key(seed, hash_name(value.name));
   const int64_t row_size = value.shape.rank() > 0 && value.shape[0] > 0 ? value.shape.numel() / value.shape[0] : 1;
   const int64_t total = target.numel();
+  const int64_t inner = box.extent.rank() > 0 ? box.extent[box.extent.rank() - 1] : 1;
   MEGATRON_CHECK(!master || (master.dtype == DType::kF32 && master.contiguous()), "a master copy is dense fp32");
   MEGATRON_CHECK(target.contiguous(), "parameters are dense");
   dispatch_floating("initialize_parameters", target.dtype, [&](auto tag) {
@@ -65,11 +79,16 @@ void fill(Device& device, const Tensor& target, const Tensor& master, const Para
     for (int64_t first = 0; first < total; first += kInitialChunk) {
       const int64_t count = std::min(kInitialChunk, total - first);
       pool.parallel_for(count, 1 << 14, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) {
+        for (int64_t i = begin; i < end;) {  // one stretch of consecutive global indices after the other
           const int64_t index = global_index(box, value.shape, first + i);
-          const double number = initial_value(info.init, key, index, index / row_size);
-          drawn[i] = static_cast<T>(number);
-          if (wide != nullptr) wide[i] = static_cast<float>(number);
+          const int64_t stretch = std::min({end - i, inner - (first + i) % inner, row_size - index % row_size});
+          const auto put = [&](int64_t j, double number) {
+            drawn[i + j] = static_cast<T>(number);
+            if (wide != nullptr) wide[i + j] = static_cast<float>(number);
+          };
+          const bool padding = info.init.valid_rows >= 0 && index / row_size >= info.init.valid_rows;
+          draw(padding ? Init::constant(0) : info.init, key, index, stretch, put);
+          i += stretch;
         }
       });
       device.copy_to_device(target.as<T>() + first, drawn, count * size_of(target.dtype));
@@ -132,6 +151,17 @@ std::vector<StateTensor> state_tensors(const Program& program, const Store& stor
   return all;
 }
 
+/// Where to read a parameter that may be stored narrower than it is wanted: the master copy is what was trained.
+TensorRecord stored_weight(const CheckpointReader& reader, const TensorRecord& wanted) {
+  const StoredTensor* stored = reader.find(wanted.name);
+  const std::string master = optimizer_state::master(wanted.name);
+  TensorRecord from = wanted;
+  if (stored != nullptr && size_of(stored->record.dtype) < size_of(wanted.dtype) && reader.find(master)) {
+    from.name = master;
+  }
+  return from;
+}
+
 }  // namespace
 
 void initialize_parameters(const Program& program, Store& store, uint64_t seed, ThreadPool& pool) {
@@ -164,18 +194,31 @@ std::vector<TensorSource> checkpoint_tensors(const Program& program, const Store
   return sources;
 }
 
-void load_tensors(const CheckpointReader& reader, const Program& program, Store& store, bool optimizer) {
+void check_tensors(const CheckpointReader& reader, const Program& program, const Store& store, bool optimizer) {
+  for (const StateTensor& s : state_tensors(program, store, optimizer)) {
+    reader.require(optimizer ? s.record : stored_weight(reader, s.record), /*any_floating=*/!optimizer);
+  }
+}
+
+int64_t load_tensors(const CheckpointReader& reader, const Program& program, Store& store, bool optimizer) {
+  int64_t total = 0;
   for (const StateTensor& s : state_tensors(program, store, optimizer)) {
     std::vector<std::byte> bytes(static_cast<size_t>(s.tensor.bytes()));
-    reader.read_box(s.record, s.box, bytes);
+    if (optimizer) {
+      reader.read_box(s.record, s.box, bytes);
+    } else {
+      reader.read_box_as(stored_weight(reader, s.record), s.box, bytes);
+    }
     write_tensor(store.device(), s.tensor, bytes.data(), s.tensor.bytes());
+    total += s.tensor.bytes();
   }
-  if (optimizer) return;
+  if (optimizer) return total;
   for (const ParameterInfo& p : program.parameters) {
     const std::string& name = program.value(p.value).name;
     const Tensor master = store.find(optimizer_state::master(name));
     if (master) copy_to_master(store.device(), store.find(name), master);
   }
+  return total;
 }
 
 }  // namespace megatron

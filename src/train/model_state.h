@@ -21,8 +21,12 @@ void initialize_parameters(const Program& program, Store& store, uint64_t seed, 
 /// sources are used.
 std::vector<TensorSource> checkpoint_tensors(const Program& program, const Store& store, bool optimizer);
 
-/// Reads this rank's part of them, whatever mesh wrote it; DataError naming tensor and difference when the checkpoint
-/// does not fit. Without optimizer state master copies are made from the parameters.
-void load_tensors(const CheckpointReader& reader, const Program& program, Store& store, bool optimizer);
+/// DataError naming tensor and difference when the checkpoint does not hold what load_tensors() would read of it.
+void check_tensors(const CheckpointReader& reader, const Program& program, const Store& store, bool optimizer);
+
+/// Reads this rank's part of them, whatever mesh wrote it, and returns the bytes; DataError naming the place when it is
+/// damaged. Without optimizer state (weights alone), parameters may be stored in another floating type: where that is
+/// narrower they come from the stored master copy, and master copies are made from the parameters.
+int64_t load_tensors(const CheckpointReader& reader, const Program& program, Store& store, bool optimizer);
 
 }  // namespace megatron

@@ -160,6 +160,7 @@ Program make_loss_program(const Config& config, const ModelSpec& spec, const Par
     if (config.parallel.pipeline_schedule == "zero-bubble") move_weight_gradients(program);
   }
   remove_dead_ops(program);
+  split_products(program);
   return program;
 }
 

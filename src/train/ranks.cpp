@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "config/layer_config.h"
 #include "parallel/mesh.h"
 #include "parallel/rank_device.h"
 #include "train/programs.h"
@@ -14,7 +15,8 @@ namespace {
 constexpr double kStandstillSeconds = 1200;
 
 ParallelContext parallel_context(const Config& config, World& world) {
-  return {make_mesh(config.parallel, world.size(), world.rank()), config.parallel.sequence_parallel};
+  const Mesh mesh = make_mesh(config.parallel, world.size(), world.rank());
+  return ParallelContext(mesh, config.parallel.sequence_parallel).in_pieces(tp_overlap_pieces(config));
 }
 
 }  // namespace
@@ -22,13 +24,13 @@ ParallelContext parallel_context(const Config& config, World& world) {
 RankContext::RankContext(const Config& config)
     : alone_(make_single_world()), world_(alone_.get()), device_(make_device(config.run)) {}
 
-RankContext::RankContext(const Config& config, World& world)
+RankContext::RankContext(const Config& config, World& world, Traffic traffic)
     : world_(&world),
       parallel_(parallel_context(config, world)),
       device_(world.size() == 1 ? make_device(config.run) : make_device(config.run, world)) {
   if (world.size() == 1) return;
   recorder_ = std::make_shared<FlightRecorder>();
-  comms_ = make_mesh_comms(world, parallel_.mesh(), *device_, recorder_);
+  comms_ = make_mesh_comms(world, parallel_.mesh(), *device_, recorder_, traffic);
   if (device_->kind() == DeviceKind::kCuda) {
     watchdog_ = std::make_unique<Watchdog>(recorder_, world.label(), kStandstillSeconds, print_and_exit(recorder_));
   }

@@ -22,8 +22,8 @@ class RankContext {
   /// A process that is alone, on the device that run.device names.
   explicit RankContext(const Config& config);
   /// One of the ranks of `world`, which must outlive this, on the mesh of section `parallel`. Collective. UsageError or
-  /// DeviceError as make_mesh() and make_device() say.
-  RankContext(const Config& config, World& world);
+  /// DeviceError as make_mesh() and make_device() say. Without traffic the numbers of a run mean nothing; its times do.
+  RankContext(const Config& config, World& world, Traffic traffic = Traffic::kReal);
 
   World& world() { return *world_; }
   int rank() const { return world_->rank(); }

@@ -1,5 +1,10 @@
 #include "train/resume.h"
 
+#include <algorithm>
+#include <chrono>
+#include <functional>
+#include <vector>
+
 #include "base/error.h"
 #include "base/log.h"
 #include "base/strings.h"
@@ -10,20 +15,23 @@
 namespace megatron {
 namespace {
 
-struct Source {
-  CheckpointReader reader;
-  bool own = false;  ///< from checkpoint.save: this run goes on
-};
+/// A checkpoint that is to be loaded; `own`: from checkpoint.save, so that this run goes on. Returns its damage, or "".
+using LoadCheckpoint = std::function<std::string(const CheckpointReader&, bool own)>;
 
-std::optional<Source> find_checkpoint(const CheckpointConfig& config, bool finetune) {
+/// Looks through the folders of the configuration and loads the first checkpoint that is whole; false when there is
+/// none. Loading verifies what it reads, so that beforehand a sample is enough.
+bool load_first(const CheckpointConfig& config, bool finetune, const LoadCheckpoint& load) {
+  const auto from = [&](const std::string& root, bool own) {
+    return CheckpointReader::open_latest(root, Verify::kSample, nullptr,
+                                         [&](const CheckpointReader& reader) { return load(reader, own); })
+        .has_value();
+  };
   const bool own_first = config.save != config.load;  // ckpt_step is a step of `load`
-  if (own_first) {
-    if (auto reader = CheckpointReader::open_latest(config.save)) return Source{std::move(*reader), true};
-  }
+  if (own_first && from(config.save, true)) return true;
   if (config.load.empty()) {
     if (finetune)
       throw UsageError("checkpoint.load: finetuning starts from the weights of a checkpoint; name its folder");
-    return std::nullopt;
+    return false;
   }
   const bool own = config.load == config.save;
   if (own && finetune) {
@@ -31,28 +39,57 @@ std::optional<Source> find_checkpoint(const CheckpointConfig& config, bool finet
         "checkpoint.save is checkpoint.load: finetuning would continue that run or write over it; give another "
         "checkpoint.save or run.dir");
   }
-  if (config.ckpt_step) return Source{CheckpointReader::open(config.load, *config.ckpt_step), own};
-  if (auto reader = CheckpointReader::open_latest(config.load)) return Source{std::move(*reader), own};
+  if (config.ckpt_step) {
+    const auto reader = CheckpointReader::open(config.load, *config.ckpt_step, Verify::kSample);
+    const std::string damage = load(reader, own);
+    if (!damage.empty()) throw DataError(damage);
+    return true;
+  }
+  if (from(config.load, own)) return true;
   const std::string text = str_cat("checkpoint.load: ", config.load, " holds no checkpoint");
   if (finetune) throw DataError(text + " to finetune from; give a folder that holds iter_* folders");
   if (config.exit_on_missing_checkpoint) {
     throw DataError(text + " and exit_on_missing_checkpoint is set; give a folder that holds iter_* folders");
   }
   log_info(text + "; starting from scratch");
-  return std::nullopt;
+  return false;
 }
 
-/// The checkpoint that rank 0 has found, on all ranks; what they read of it is verified as it is read.
-std::optional<Source> choose_checkpoint(const Config& config, bool finetune, RankContext& ranks) {
-  std::optional<Source> source;
-  if (ranks.is_first()) source = find_checkpoint(config.checkpoint, finetune);
-  if (ranks.size() == 1) return source;
-  const std::string choice =
-      ranks.from_first(source ? (source->own ? "own " : "other ") + source->reader.folder() : "");
-  if (ranks.is_first() || choice.empty()) return source;
-  const size_t space = choice.find(' ');
-  return Source{CheckpointReader::open_folder(choice.substr(space + 1), Verify::kSizes),
-                choice.substr(0, space) == "own"};
+/// Has all ranks load what rank 0 chooses, until a checkpoint is whole for each of them. `load` returns damage that
+/// this rank found. Collective.
+bool load_on_all_ranks(const Config& config, bool finetune, RankContext& ranks, const LoadCheckpoint& load) {
+  if (ranks.size() == 1) return load_first(config.checkpoint, finetune, load);
+  const auto together = [&](const std::string& mine) {
+    std::vector<std::string> damages;
+    for (std::string& damage : ranks.world().gather(mine)) {
+      if (!damage.empty() && std::count(damages.begin(), damages.end(), damage) == 0) damages.push_back(damage);
+    }
+    return join(damages, "\n  ");
+  };
+  if (ranks.is_first()) {
+    const bool loaded = load_first(config.checkpoint, finetune, [&](const CheckpointReader& reader, bool own) {
+      ranks.from_first((own ? "own " : "other ") + reader.folder());
+      return together(load(reader, own));
+    });
+    if (!loaded) ranks.from_first("");
+    return loaded;
+  }
+  for (;;) {
+    const std::string choice = ranks.from_first("");
+    if (choice.empty()) return false;
+    const size_t space = choice.find(' ');
+    std::optional<CheckpointReader> reader;
+    std::string damage;
+    try {
+      reader = CheckpointReader::open_folder(choice.substr(space + 1), Verify::kSizes);
+    } catch (const DataError& error) {
+      damage = error.what();
+    }
+    if (reader) damage = load(*reader, choice.substr(0, space) == "own");
+    damage = together(damage);
+    if (damage.empty()) return true;
+    if (config.checkpoint.ckpt_step && choice.substr(0, space) != "own") throw DataError(damage);
+  }
 }
 
 /// The configuration of the run that wrote it, whose ranks may have been others.
@@ -64,8 +101,11 @@ Config saved_config(const CheckpointReader& reader) {
 
 /// Prints the changed keys; throws when one of them may not change.
 void check_changes(const Config& saved, const Config& now, const std::string& folder) {
-  const std::vector<ConfigChange> changes = resume_diff(saved, now);
+  std::vector<ConfigChange> changes = resume_diff(saved, now);
   if (changes.empty()) return;
+  for (ConfigChange& change : changes) {  // the one state that random numbers have
+    if (change.key == "run.seed" && !now.checkpoint.load_rng) change.kind = ChangeKind::kAllowed;
+  }
   const std::string text = format_changes(changes);
   for (const ConfigChange& change : changes) {
     if (change.kind == ChangeKind::kRefused) {
@@ -77,33 +117,18 @@ void check_changes(const Config& saved, const Config& now, const std::string& fo
   log_info("settings that changed since " + folder + ":\n" + text);
 }
 
-}  // namespace
-
-std::optional<Resumed> resume(const ResumeOptions& options, const Program& program, Store& store,
-                              const Schedule& configured) {
-  const Config& config = options.config;
-  const std::optional<Source> source = choose_checkpoint(config, options.finetune, options.ranks);
-  if (!source) return std::nullopt;
-  const CheckpointReader& reader = source->reader;
-  const bool weights_only = options.finetune && !source->own;
+void check_tokenizer(const CheckpointReader& reader, const std::string& fingerprint) {
   const std::string& tokenizer = reader.manifest().tokenizer;
-  if (!tokenizer.empty() && tokenizer != options.tokenizer_fingerprint) {
-    throw DataError(str_cat(reader.folder(),
-                            "/manifest.json: the checkpoint was trained with another tokenizer (fingerprint ",
-                            tokenizer, ", the configured one has ", options.tokenizer_fingerprint,
-                            "); set data.tokenizer_model to the one it was trained with"));
-  }
-  const Config saved = saved_config(reader);
-  if (!weights_only) check_changes(saved, config, reader.folder());
-  const bool optimizer = !weights_only && config.checkpoint.load_optim;
-  load_tensors(reader, program, store, optimizer);
+  if (tokenizer.empty() || tokenizer == fingerprint) return;
+  throw DataError(str_cat(
+      reader.folder(), "/manifest.json: the checkpoint was trained with another tokenizer (fingerprint ", tokenizer,
+      ", the configured one has ", fingerprint, "); set data.tokenizer_model to the one it was trained with"));
+}
+
+/// The host's state from a checkpoint whose tensors are loaded.
+Resumed resumed_from(const CheckpointReader& reader, const Config& saved, const Config& config,
+                     const Schedule& configured, bool optimizer) {
   Resumed resumed;
-  resumed.schedule = configured;
-  resumed.weights_only = weights_only;
-  if (weights_only) {
-    log_info(str_cat("loaded the weights of ", reader.folder(), "; iteration, optimizer and data start anew"));
-    return resumed;
-  }
   resumed.progress = read_progress(reader);
   resumed.schedule = choose_schedule(resolve_schedule(saved.optimizer, saved.training), configured,
                                      config.optimizer.override_opt_param_scheduler,
@@ -112,6 +137,45 @@ std::optional<Resumed> resume(const ResumeOptions& options, const Program& progr
   log_info(str_cat("resumed from ", reader.folder(), ": iteration ", resumed.progress.iteration, ", ",
                    resumed.progress.consumed_samples, " samples consumed",
                    optimizer ? "" : ", optimizer state not loaded"));
+  return resumed;
+}
+
+}  // namespace
+
+std::optional<Resumed> resume(const ResumeOptions& options, const Program& program, Store& store,
+                              const Schedule& configured) {
+  const Config& config = options.config;
+  Resumed resumed;
+  const bool loaded = load_on_all_ranks(
+      config, options.finetune, options.ranks, [&](const CheckpointReader& found, bool own) -> std::string {
+        CheckpointReader reader = found;
+        reader.set_pool(options.pool);
+        resumed = {};
+        resumed.weights_only = options.finetune && !own;
+        resumed.schedule = configured;
+        const bool optimizer = !resumed.weights_only && config.checkpoint.load_optim;
+        check_tokenizer(reader, options.tokenizer_fingerprint);
+        const Config saved = saved_config(reader);
+        if (!resumed.weights_only) check_changes(saved, config, reader.folder());
+        check_tensors(reader, program, store, optimizer);  // that it does not fit is no damage: nothing older is taken
+        const auto start = std::chrono::steady_clock::now();
+        int64_t bytes = 0;
+        try {
+          bytes = load_tensors(reader, program, store, optimizer);
+        } catch (const DataError& error) {
+          return error.what();
+        }
+        const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+        log_info(str_cat("read and verified ", format_bytes(static_cast<double>(bytes)), " in ",
+                         format_duration(took.count()), " (this rank)"));
+        if (!resumed.weights_only) {
+          resumed = resumed_from(reader, saved, config, configured, optimizer);
+        } else {
+          log_info(str_cat("loaded the weights of ", reader.folder(), "; iteration, optimizer and data start anew"));
+        }
+        return "";
+      });
+  if (!loaded) return std::nullopt;
   return resumed;
 }
 

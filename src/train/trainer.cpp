@@ -118,7 +118,7 @@ class Trainer {
   void load() {
     status_.phase = "load";
     ResumeOptions options{config_, options_.finetune || config_.checkpoint.finetune, data_.tokenizer_fingerprint,
-                          *ranks_};
+                          *ranks_, &engine_->pool()};
     const std::optional<Resumed> resumed = resume(options, engine_->train_program(), engine_->store(), schedule_);
     if (!resumed) return;
     schedule_ = resumed->schedule;

@@ -145,6 +145,59 @@ TEST_CASE("boxes read what slicing gives, across pieces, shards and chunks") {
   }
 }
 
+TEST_CASE("several threads read and verify the same bytes, and name the same damage") {
+  TempFolder root;
+  const Sample sample(7);
+  save(root.path(), 7);
+  ThreadPool pool(4);
+  auto reader = CheckpointReader::open(root.path(), 7);
+  reader.set_pool(&pool);
+  CHECK(sample.matches(reader));
+  CHECK(reader.find_damage(Verify::kFull, true).empty());
+  for (const std::string& name : list_directory(root.file("iter_0000007"))) {
+    if (name == "manifest.json") continue;
+    const std::string path = root.file("iter_0000007/" + name);
+    flip_byte(path, 3);
+    flip_byte(path, static_cast<size_t>(FileReader(path).size() - 1));
+  }
+  const std::vector<std::string> damage = reader.find_damage(Verify::kFull, true);
+  CHECK(damage.size() > 5);
+  CHECK(CheckpointReader::open(root.path(), 7, Verify::kNothing).find_damage(Verify::kFull, true) == damage);
+  CHECK_THROWS_AS(sample.matches(reader), DataError);
+}
+
+TEST_CASE("boxes are read in another floating type, rounded to the nearest") {
+  TempFolder root;
+  const std::vector<float> values = {1.0F, -2.5F, 1.00390625F, 3.0e38F, 1e-40F, 0.1F};
+  CheckpointContent content;
+  content.iteration = 1;
+  content.tensors.push_back(
+      whole_tensor({"t", StateKind::kParameter, DType::kF32, {2, 3}}, std::as_bytes(std::span(values))));
+  const std::vector<int32_t> whole = {1};
+  content.tensors.push_back(
+      whole_tensor({"i", StateKind::kParameter, DType::kI32, {1}}, std::as_bytes(std::span(whole))));
+  CheckpointStore(root.path(), small_options()).save(content);
+  const auto reader = CheckpointReader::open(root.path(), 1);
+  const Box box{{0, 1}, {2, 2}};
+  std::vector<BFloat16> narrow(4);
+  reader.read_box_as({"t", StateKind::kParameter, DType::kBF16, {2, 3}}, box,
+                     std::as_writable_bytes(std::span(narrow)));
+  std::vector<double> wide(4);
+  reader.read_box_as({"t", StateKind::kParameter, DType::kF64, {2, 3}}, box, std::as_writable_bytes(std::span(wide)));
+  const size_t at[] = {1, 2, 4, 5};
+  for (size_t i = 0; i < 4; ++i) {
+    CHECK(narrow[i].bits == BFloat16(values[at[i]]).bits);
+    CHECK(wide[i] == static_cast<double>(values[at[i]]));
+  }
+  const auto refused = [&](const TensorRecord& record) {
+    return message_of([&] { reader.read_box_as(record, whole_box(record.shape), {}); });
+  };
+  CHECK(contains(refused({"i", StateKind::kParameter, DType::kF32, {1}}), "'i' is int32[1], fp32[1] is wanted"));
+  CHECK(contains(refused({"t", StateKind::kParameter, DType::kI32, {2, 3}}), "int32[2, 3] is wanted"));
+  CHECK(contains(refused({"t", StateKind::kParameter, DType::kBF16, {3, 2}}), "bf16[3, 2] is wanted"));
+  CHECK(contains(refused({"x", StateKind::kParameter, DType::kBF16, {3, 2}}), "has no tensor 'x'"));
+}
+
 TEST_CASE("boxes written by several owners join to one tensor; device memory is copied by chunks") {
   TempFolder root;
   const TensorRecord record{"t", StateKind::kOptimizer, DType::kF64, {4, 6}};

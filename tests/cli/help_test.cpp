@@ -40,7 +40,7 @@ std::vector<std::string> unexplained(const std::string& help) {
 const std::map<std::string, std::vector<std::string>> kCommands = {
     {"bench comm", {"--check", "--device", "--dtype"}},
     {"bench ops", {"--mode", "--op", "--dtype"}},
-    {"bench step", {"--config", "--steps", "--ops", "--json"}},
+    {"bench step", {"--config", "--steps", "--ops", "--no-comm", "--json"}},
     {"checkpoint verify", {"DIR"}},
     {"checkpoint inspect", {"--tensors", "--diff"}},
     {"config show", {"--config", "--set", "--origin"}},

@@ -84,10 +84,19 @@ std::vector<Case> run_cases() {
       {"world-divides", {"parallel.tensor_model_parallel_size=2"}, "does not divide the world size 3", 3},
       {"pipeline-split", {"parallel.pipeline_model_parallel_size=3"}, "4 layers do not divide among 3 stages", 3},
       {"pipeline-split", {"parallel.num_virtual_stages_per_pipeline_rank=2"}, "pipeline_model_parallel_size above 1"},
+      {"expert-world-divides",
+       {"parallel.expert_model_parallel_size=2"},
+       "expert tensor * expert * pipeline parallel size is 2, which does not divide the world size 3",
+       3},
       {"context-parallel", {"parallel.context_parallel_size=2"}, "not supported yet", 2},
       {"expert-parallel", {"parallel.expert_model_parallel_size=2"}, "not supported yet"},
       {"expert-tensor-parallel", {"parallel.expert_tensor_parallel_size=2"}, "not supported yet"},
       {"sequence-parallel", {"parallel.sequence_parallel=true"}, "needs tensor_model_parallel_size above 1"},
+      {"tp-comm-overlap", {"parallel.tp_comm_overlap=true"}, "needs tensor_model_parallel_size above 1"},
+      {"tp-comm-overlap-context",
+       {"parallel.tp_comm_overlap=true", "parallel.context_parallel_size=2"},
+       "leave one of them out",
+       2},
       {"sharding", {"parallel.data_parallel_sharding_strategy=optim"}, "not supported yet"},
       {"batch-divides", {"training.global_batch_size=7"}, "global_batch_size 7 is not divisible"},
       {"length", {"training.train_samples=800"}, "exclude each other"},
@@ -222,6 +231,42 @@ TEST_CASE("tensor and data parallelism are allowed, and their resolved.yaml read
     CHECK(loaded.config.parallel.expert_tensor_parallel_size == 2);
     CHECK(load_config_text(to_yaml(loaded.config), "resolved.yaml", options).config == loaded.config);
   }
+}
+
+TEST_CASE("tp_comm_overlap says in how many pieces, or why it does nothing") {
+  const SoundFile file;
+  LoadOptions options;
+  options.world_size = 2;
+  const auto loaded = [&](std::vector<std::string> sets) {
+    for (const char* set : {"parallel.tensor_model_parallel_size=2", "parallel.tp_comm_overlap=true"}) {
+      sets.emplace_back(set);
+    }
+    return load_config({file.path()}, sets, options);
+  };
+  const auto says = [](const LoadedConfig& config, const std::string& text) {
+    return std::any_of(config.decisions.begin(), config.decisions.end(),
+                       [&](const std::string& line) { return line.find(text) != std::string::npos; });
+  };
+  const auto sizes = [](int64_t length, int64_t batch) {
+    return std::vector<std::string>{"model.seq_length=" + std::to_string(length), "training.global_batch_size=96",
+                                    "model.max_position_embeddings=" + std::to_string(length),
+                                    "training.micro_batch_size=" + std::to_string(batch)};
+  };
+  struct Example {
+    int64_t length, batch, pieces;
+  };
+  for (const Example& e :
+       {Example{8192, 1, 4}, Example{4096, 1, 4}, Example{3072, 1, 3}, Example{2048, 1, 2}, Example{1024, 2, 2},
+        Example{1024, 8, 4}, Example{6144, 1, 4}, Example{4098, 1, 1}, Example{1024, 1, 1}, Example{8191, 1, 1}}) {
+    const LoadedConfig config = loaded(sizes(e.length, e.batch));
+    INFO(e.length << " x " << e.batch);
+    CHECK(tp_overlap_pieces(config.config) == e.pieces);
+    CHECK(says(config, e.pieces > 1 ? str_cat(e.pieces, " pieces of ", e.length * e.batch / e.pieces, " tokens")
+                                    : "has no effect"));
+  }
+  Config off = loaded(sizes(8192, 1)).config;
+  off.parallel.tp_comm_overlap = false;
+  CHECK(tp_overlap_pieces(off) == 1);
 }
 
 TEST_CASE("every rule refuses what it is there for, naming its first key") {

@@ -1,4 +1,5 @@
 // From logits to tokens: each filter alone, their order, and the drawn distribution.
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -7,6 +8,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/philox.h"
 #include "inference/sampler.h"
 #include "tests/catch.h"
 
@@ -139,6 +141,28 @@ TEST_CASE("top-p keeps the smallest set that reaches p, computed after the tempe
   CHECK(drawn({0, 0, 0, 0}, {.top_p = 0.5, .seed = 1}) == std::set<TokenId>{0, 1});  // reaches it exactly
   // Top-p counts within what top-k has left: 0.731 and 0.269 of two.
   CHECK(drawn(kLogits, {.top_k = 2, .top_p = 0.72, .seed = 1}) == std::set<TokenId>{1});
+}
+
+TEST_CASE("the nucleus of a large vocabulary is that of sorting all of it") {
+  for (double scale : {0.0, 0.5, 3.0}) {  // flat, middling, peaked
+    std::vector<double> logits;
+    for (uint64_t i = 0; i < 5000; ++i) logits.push_back(scale * philox_normal(9, i));
+    const std::vector<double> probabilities = softmax(logits, 1.0);
+    std::vector<TokenId> order(logits.size());
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&](TokenId a, TokenId b) {
+      return logits[static_cast<size_t>(a)] > logits[static_cast<size_t>(b)];
+    });
+    std::set<TokenId> kept;
+    double sum = 0;
+    for (size_t i = 0; sum < 0.3; ++i) {
+      kept.insert(order[i]);
+      sum += probabilities[static_cast<size_t>(order[i])];
+    }
+    const std::set<TokenId> seen = drawn(logits, {.top_p = 0.3, .seed = 4});
+    CHECK(std::includes(kept.begin(), kept.end(), seen.begin(), seen.end()));
+    CHECK(seen.size() > kept.size() / 4);  // of 2000 draws
+  }
 }
 
 TEST_CASE("the repetition penalty counts each token once and moves both signs down") {

@@ -21,6 +21,7 @@ struct TrainSetup {
   int micro_batches = 3;
   int steps = 1;
   bool attention_starts = false;
+  int64_t pieces = 1;  ///< of the collectives of tensor-parallel regions
   OptimizerConfig optimizer;
   double learning_rate = 0.01;
   /// Changes the forward and backward before it is packed (recomputation).
@@ -41,11 +42,12 @@ inline Program loss_program(const TrainSetup& setup, const Mesh& mesh, bool sequ
   program.name = "train";
   program.mesh = mesh;
   Trace t(program, true);
-  trace_loss(t, setup.spec, ParallelContext(mesh, sequence_parallel),
+  trace_loss(t, setup.spec, ParallelContext(mesh, sequence_parallel).in_pieces(setup.pieces),
              {.micro_batch_size = setup.micro_batch, .training = true, .attention_starts = setup.attention_starts});
   differentiate(program);
   setup.change(program);
   remove_dead_ops(program);
+  if (setup.pieces > 1) split_products(program);
   return program;
 }
 

@@ -101,6 +101,39 @@ TEST_CASE("random programs on two streams: every order that the events allow giv
   CHECK(waits < ops / 2);  // and the streams are not chained to each other
 }
 
+namespace {
+
+/// Something that all ranks of an axis do together.
+struct Talk final : OpKind {
+  explicit Talk(std::string over) : axis(std::move(over)) {}
+  std::string name() const override { return "talk"; }
+  std::string comm_axis() const override { return axis; }
+  Signature signature(const Operands&) const override { return parse_signature("a->a", DType::kF64); }
+  std::string axis;
+};
+
+}  // namespace
+
+TEST_CASE("operations of one communicator on two streams keep the order of the list") {
+  Program program;
+  program.mesh = {{{"tp", 2, 0}, {"dp", 2, 0}}};
+  Trace t(program);
+  std::vector<OpId> ops;
+  for (const char* axis : {"tp", "dp", "tp", "tp"}) {
+    const std::string name = std::to_string(ops.size());
+    const Value y = t.emit1(std::make_shared<Talk>(axis), {t.input("x" + name, DType::kF64, {8}, t.replicated())});
+    t.output("y" + name, y);
+    ops.push_back(program.value(y.id).producer);
+  }
+  program.op(ops[2]).stream = Stream::kCompute;  // as the loss over a vocabulary that ranks share
+  const Plan plan = pack(program);
+  const auto waits = [&](size_t i) { return plan.waits[static_cast<size_t>(ops[i])]; };
+  CHECK(waits(0).empty());
+  CHECK(waits(1).empty());
+  CHECK(waits(2) == std::vector<OpId>{ops[0]});  // another communicator is no reason to wait
+  CHECK(waits(3) == std::vector<OpId>{ops[2]});
+}
+
 TEST_CASE("an operation waits once for what another stream did, and not again for what came before it") {
   Program program;
   Trace t(program);

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <nlohmann/json.hpp>
 
 #include "base/file_io.h"
 #include "base/strings.h"
@@ -135,6 +136,23 @@ TEST_CASE("jobs: a checkpoint of any mesh goes on on any other", "[full]") {
   }
 }
 
+TEST_CASE("jobs: damage that one rank finds makes all ranks take the checkpoint before", "[full]") {
+  if (!can_start()) return;
+  const Jobs jobs(Settings{{"checkpoint.save_interval", "4"}});
+  REQUIRE(jobs.job("run", kLayouts[1]).code == 0);
+  const auto before = read_metrics(jobs.dir("run"));
+  const std::string newest = "run/checkpoints/iter_0000010/shard-00001-00000.safetensors";
+  std::string shard = jobs.read(newest);
+  shard[shard.size() / 2] = static_cast<char>(shard[shard.size() / 2] ^ 8);  // where no sample looks
+  std::ofstream(jobs.dir(newest), std::ios::binary) << shard;
+  const JobResult resumed = jobs.job("run", kLayouts[1]);
+  INFO(resumed.output);
+  CHECK(resumed.code == 0);
+  CHECK(resumed.count("checkpoint skipped: " + jobs.dir(newest) + ": bytes [") == 1);
+  CHECK(resumed.count("iteration 8, 64 samples consumed") == 1);
+  CHECK(read_metrics(jobs.dir("run")).at(10).lm_loss == before.at(10).lm_loss);
+}
+
 TEST_CASE("jobs: a killed rank ends the job, and the same command goes on", "[full]") {
   if (!can_start()) return;
   const Jobs jobs({{"training.train_iters", "2000000"},
@@ -210,6 +228,30 @@ TEST_CASE("jobs: a rank that fails tells the others, and each leaves its exit st
   CHECK(status.find("\"code\": 4") != std::string::npos);
   CHECK(status.find("rank 1 (") != std::string::npos);
   CHECK(status.find("rank-0001.log") != std::string::npos);
+}
+
+TEST_CASE("jobs: bench step measures the whole job, with and without communication", "[full]") {
+  if (!can_start()) return;
+  const std::string command =
+      str_cat(MEGATRON_BINARY, " bench step --json --steps 4 --warmup 1 --config ", MEGATRON_SOURCE_DIR,
+              "/configs/simple.yaml --set parallel.tensor_model_parallel_size=2 --set parallel.sequence_parallel=true");
+  for (const bool communication : {true, false}) {
+    const JobResult result = tiny::run_mpirun(4, command + (communication ? "" : " --no-comm"));
+    INFO(result.output);
+    REQUIRE(result.code == 0);
+    const nlohmann::json report = nlohmann::json::parse(result.output);  // one object, from one rank
+    CHECK(report["communication"] == communication);
+    CHECK(report["ranks"] == 4);
+    CHECK(report["mesh"] == nlohmann::json({{"tp", 2}, {"dp", 2}}));
+    CHECK(report["by_rank"].size() == 4);
+    CHECK(report["skipped_steps"] == 0);
+    double slowest = 0;
+    for (const nlohmann::json& rank : report["by_rank"]) {
+      slowest = std::max(slowest, rank["step_seconds"].get<double>());
+    }
+    CHECK(report["step_seconds"] == slowest);
+    CHECK(std::abs(report["tokens_per_second"].get<double>() * slowest / (16 * 32) - 1) < 1e-9);
+  }
 }
 
 TEST_CASE("jobs: configs/simple.yaml under mpirun", "[full]") {

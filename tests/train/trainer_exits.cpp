@@ -4,6 +4,8 @@
 #include <csignal>
 
 #include <chrono>
+#include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -259,6 +261,64 @@ TEST_CASE("load: bf16 weights of a checkpoint without optimizer state become the
   settings["checkpoint.finetune"] = "true";
   REQUIRE(failure_of(settings).code == 0);
   CHECK(difference(base, checkpoint_weights(scratch.path("tuned/checkpoints"))) == "");
+}
+
+TEST_CASE("load: weights of another precision are rounded, and come from the master copy where that is finer") {
+  const auto values = [](const Weights& weights, const std::string& name) {
+    std::vector<float> result(weights.at(name).size() / sizeof(float));
+    std::memcpy(result.data(), weights.at(name).data(), weights.at(name).size());
+    return result;
+  };
+  const std::string name = "decoder.layers.1.mlp.linear_fc1.weight";
+  for (const auto& [from, to] : Settings{{"bf16", "fp32"}, {"fp32", "bf16"}, {"fp16", "bf16"}}) {
+    CAPTURE(from, to);
+    const Scratch scratch;
+    const Settings still = {{"optimizer.lr", "1e-30"}, {"optimizer.weight_decay", "0"}};  // nothing is trained
+    Settings settings = short_run(scratch, "base", still);
+    settings["precision.params_dtype"] = from;
+    REQUIRE(failure_of(settings).code == 0);
+    settings = short_run(scratch, "tuned", still);
+    settings["precision.params_dtype"] = to;
+    settings["checkpoint.load"] = scratch.path("base/checkpoints");
+    CHECK(failure_of(settings).code == 2);  // going on in another precision is no resume
+    settings["checkpoint.finetune"] = "true";
+    const Failure failure = failure_of(settings);
+    INFO(failure.message);
+    REQUIRE(failure.code == 0);
+    const Weights base = checkpoint_weights(scratch.path("base/checkpoints"));
+    const Weights tuned = checkpoint_weights(scratch.path("tuned/checkpoints"));
+    if (from == "bf16") {
+      CHECK(values(tuned, name) == values(base, "optimizer.state.fp32_param." + name));
+      CHECK(base.at(name).size() * 2 == tuned.at(name).size());
+    } else {  // the new master copy is the rounded parameter
+      const std::vector<float> wide = values(tuned, "optimizer.state.fp32_param." + name);
+      const std::vector<float> source = values(base, from == "fp32" ? name : "optimizer.state.fp32_param." + name);
+      REQUIRE(wide.size() == source.size());
+      size_t same = 0;
+      for (size_t i = 0; i < wide.size(); ++i) {
+        CHECK(std::abs(wide[i] - source[i]) <= std::abs(source[i]) * 0.005F);
+        same += static_cast<float>(BFloat16(source[i])) == wide[i];
+      }
+      CHECK(same > wide.size() * 9 / 10);  // all but those that were rounded twice
+    }
+  }
+}
+
+TEST_CASE("load: load_rng: false goes on with another seed") {
+  const Scratch scratch;
+  Settings settings = short_run(scratch, "run", {{"run.exit_interval", "3"}});
+  REQUIRE(run_training(load_settings(settings), {}) == ExitCode::kResumable);
+  std::filesystem::copy(scratch.path("run"), scratch.path("other"), std::filesystem::copy_options::recursive);
+  REQUIRE(run_training(load_settings(settings), {}) == ExitCode::kDone);
+  settings["run.dir"] = scratch.path("other");
+  settings["run.seed"] = "78";
+  CHECK(failure_of(settings).code == 2);
+  settings["checkpoint.load_rng"] = "false";
+  CHECK(failure_of(settings).code == 0);
+  CHECK(contains(read_file(scratch.path("other/logs/rank-0000.log")), "run.seed: 77 -> 78\n"));
+  const auto run = read_metrics(scratch.path("run")), other = read_metrics(scratch.path("other"));
+  CHECK(run.at(3).lm_loss == other.at(3).lm_loss);
+  CHECK(run.at(4).lm_loss != other.at(4).lm_loss);
 }
 
 }  // namespace megatron::test

@@ -1,4 +1,4 @@
-#include "comm/group_sum.h"
+#include "parallel/group_sum.h"
 
 #include "base/check.h"
 #include "program/comm.h"
