@@ -54,6 +54,15 @@ Answer pipeline_split(const RuleContext& c) {
   }
 }
 
+std::vector<std::string> pipeline_keys() {
+  const std::string p = "parallel.";
+  return {p + "pipeline_model_parallel_layout",        p + "num_virtual_stages_per_pipeline_rank",
+          p + "num_layers_per_virtual_pipeline_stage", p + "decoder_first_pipeline_num_layers",
+          p + "decoder_last_pipeline_num_layers",      p + "account_for_embedding_in_pipeline_split",
+          p + "account_for_loss_in_pipeline_split",    p + "pipeline_schedule",
+          p + "pipeline_model_parallel_size",          "model.num_layers"};
+}
+
 }  // namespace
 
 void add_parallel_rules(std::vector<Rule>& table) {
@@ -77,13 +86,7 @@ void add_parallel_rules(std::vector<Rule>& table) {
                              ", which does not divide the world size ", c.world_size));
   });
   add("batch-divides", {"training.global_batch_size", "training.micro_batch_size"}, batch_divides);
-  const std::string p = "parallel.";
-  add("pipeline-split",
-      {p + "pipeline_model_parallel_layout", p + "num_virtual_stages_per_pipeline_rank",
-       p + "num_layers_per_virtual_pipeline_stage", p + "decoder_first_pipeline_num_layers",
-       p + "decoder_last_pipeline_num_layers", p + "account_for_embedding_in_pipeline_split",
-       p + "account_for_loss_in_pipeline_split", p + "pipeline_schedule", pp, "model.num_layers"},
-      pipeline_split);
+  add("pipeline-split", pipeline_keys(), pipeline_split);
 
   // What goes with what.
   add("sequence-parallel", {sp, tp}, [](const RuleContext& c) {
