@@ -36,13 +36,18 @@ ChunkRunner::ChunkRunner(std::vector<Executor*> chunks, Links links)
       }
     }
   }
+  fork_ = device_.make_event();
   for (auto& event : join_) event = device_.make_event();
 }
 
 void ChunkRunner::run(const std::vector<Instruction>& instructions, const Write& write) {
-  bool transfers = false;
+  // What ran before used the memory that is received into, and what runs next uses that which is sent from.
+  const bool transfers = links_.forward != nullptr;
+  if (transfers) device_.record(*fork_);
+  for (const int wire : {kForwardWire, kBackwardWire}) {
+    if (transfers) device_.wait(*fork_, wire);
+  }
   for (const Instruction& i : instructions) {
-    transfers = transfers || i.action != Instruction::Action::kRun;
     switch (i.action) {
       case Instruction::Action::kRun:
         run_phase(i, write);
@@ -55,7 +60,7 @@ void ChunkRunner::run(const std::vector<Instruction>& instructions, const Write&
         break;
     }
   }
-  for (const int wire : {kForwardWire, kBackwardWire}) {  // programs that come next use the same memory
+  for (const int wire : {kForwardWire, kBackwardWire}) {
     if (!transfers) break;
     Event& join = *join_[wire - kForwardWire];
     device_.record(join, wire);

@@ -51,7 +51,7 @@ class ChunkRunner {
   Device& device_;
   Links links_;
   std::vector<Chunk> chunks_;
-  std::unique_ptr<Event> join_[2];
+  std::unique_ptr<Event> fork_, join_[2];
 };
 
 }  // namespace megatron

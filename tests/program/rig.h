@@ -103,7 +103,7 @@ class Rig {
   void fill(int slot_set) {
     for (const auto& [name, id] : program().by_name) {
       const ValueInfo& info = program().value(id);
-      if (info.lifetime == Lifetime::kState) continue;
+      if (info.lifetime == Lifetime::kState || info.lifetime == Lifetime::kReceived) continue;
       const bool input = info.lifetime == Lifetime::kInput;
       const Tensor t = input ? executor_->input(name, slot_set) : store_.find(name);
       const Dims origin = local_box(info.shape, info.placement, program().mesh).origin;
