@@ -56,11 +56,16 @@ Answer pipeline_split(const RuleContext& c) {
 
 std::vector<std::string> pipeline_keys() {
   const std::string p = "parallel.";
-  return {p + "pipeline_model_parallel_layout",        p + "num_virtual_stages_per_pipeline_rank",
-          p + "num_layers_per_virtual_pipeline_stage", p + "decoder_first_pipeline_num_layers",
-          p + "decoder_last_pipeline_num_layers",      p + "account_for_embedding_in_pipeline_split",
-          p + "account_for_loss_in_pipeline_split",    p + "pipeline_schedule",
-          p + "pipeline_model_parallel_size",          "model.num_layers"};
+  return {p + "pipeline_model_parallel_size",
+          p + "pipeline_model_parallel_layout",
+          p + "num_virtual_stages_per_pipeline_rank",
+          p + "num_layers_per_virtual_pipeline_stage",
+          p + "decoder_first_pipeline_num_layers",
+          p + "decoder_last_pipeline_num_layers",
+          p + "account_for_embedding_in_pipeline_split",
+          p + "account_for_loss_in_pipeline_split",
+          p + "pipeline_schedule",
+          "model.num_layers"};
 }
 
 }  // namespace

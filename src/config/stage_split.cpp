@@ -135,7 +135,11 @@ std::vector<int64_t> layers_of_stages(const ParallelConfig& p, int64_t num_layer
   const auto &first = p.decoder_first_pipeline_num_layers, &last = p.decoder_last_pipeline_num_layers;
   const int64_t others = stages - (first ? 1 : 0) - (last ? 1 : 0);
   const int64_t rest = num_layers - first.value_or(0) - last.value_or(0);
-  if (rest < 0 || (others > 0 && rest % others != 0) || (others == 0 && rest != 0)) {
+  if (rest < 0) {
+    refuse(str_cat("decoder_first_ and decoder_last_pipeline_num_layers take ", first.value_or(0) + last.value_or(0),
+                   " layers of ", num_layers));
+  }
+  if ((others > 0 && rest % others != 0) || (others == 0 && rest != 0)) {
     const std::string given = first || last ? " that are left" : "";
     refuse(str_cat(rest, " layers", given, " do not divide among ", others, " stages", given,
                    "; change num_layers or pipeline_model_parallel_size, or use decoder_first_ and "

@@ -260,6 +260,16 @@ std::string memory_line(const std::string& what, int64_t bytes, const std::strin
   return line + amount + (note.empty() ? "" : "   " + note) + "\n";
 }
 
+/// "embedding 0-3", "12 loss".
+std::string part_text(const StagePart& part) {
+  std::vector<std::string> what;
+  const int64_t last = part.first_layer + part.layers - 1;
+  if (part.embedding) what.push_back("embedding");
+  if (part.layers > 0) what.push_back(str_cat(part.first_layer, part.layers > 1 ? str_cat("-", last) : ""));
+  if (part.loss) what.push_back("loss");
+  return join(what, " ");
+}
+
 /// Layers of each stage, slot sets of the own one, and the bubble.
 std::string describe_pipeline(const Config& config, const TrainPrograms& programs) {
   const PipelineSchedule schedule = schedule_of(programs, programs.micro_batches, true);
@@ -270,16 +280,10 @@ std::string describe_pipeline(const Config& config, const TrainPrograms& program
   std::vector<std::string> lists;
   for (int s = 0; s < stages; ++s) {
     std::vector<std::string> held;
-    for (int c = 0; c < chunks; ++c) {
-      const StagePart& part = parts[static_cast<size_t>(c * stages + s)];
-      std::vector<std::string> what;
-      if (part.embedding) what.push_back("embedding");
-      if (part.layers > 0) what.push_back(str_cat(part.first_layer, "-", part.first_layer + part.layers - 1));
-      if (part.loss) what.push_back("loss");
-      held.push_back(join(what, " "));
-    }
+    for (int c = 0; c < chunks; ++c) held.push_back(part_text(parts[static_cast<size_t>(c * stages + s)]));
     lists.push_back(join(held, ", "));
   }
+  if (std::ssize(parts) > 16) lists = {lists[0] + " | ..."};
   std::vector<std::string> sets;
   for (const Plan& plan : programs.train) sets.push_back(std::to_string(plan.options.slot_sets));
   return str_cat("pipeline     ", config.parallel.pipeline_schedule, chunks > 1 ? " interleaved" : "", ", layers of ",

@@ -71,7 +71,7 @@ TEST_CASE("stages: ends of their own size") {
   p.decoder_last_pipeline_num_layers = 2;
   CHECK(text_of(p, 9) == "E1 3 3 2L");
   CHECK(refused(p, 10, "7 layers that are left do not divide among 2 stages"));
-  CHECK(refused(p, 2, "-1 layers"));
+  CHECK(refused(p, 2, "take 3 layers of 2"));
   p.num_virtual_stages_per_pipeline_rank = 2;
   CHECK(refused(p, 9, "the 1 layers of stage 0 do not divide into 2"));
   p.decoder_first_pipeline_num_layers = 2;
