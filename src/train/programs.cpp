@@ -180,7 +180,7 @@ TrainPrograms make_train_programs(const Config& config, int64_t vocab_size, cons
   for (size_t c = 0; c < train.size(); ++c) {
     train[c] = make_loss_program(config, programs.spec, parallel, true, static_cast<int>(c));
   }
-  programs.held = held_by(train, programs.spec.dtype, parallel.within_stage());
+  programs.held = stages == 1 ? train[0] : held_by(train, programs.spec.dtype, parallel.within_stage());
   programs.groups = groups_of(config, programs.held);
   PackOptions options;
   options.device = device_kind(config.run);

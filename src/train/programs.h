@@ -25,7 +25,8 @@ struct TrainPrograms {
   int micro_batches = 1;       ///< of one step
   int eval_micro_batches = 1;  ///< that evaluation gives to the pipeline at once
   std::vector<ParamGroup> groups;
-  Program held;             ///< parameters, gradients and sums of all chunks, without operations
+  /// Parameters, gradients and sums of all chunks; without a pipeline the training program itself.
+  Program held;
   Plan begin;               ///< zeroes gradients and sums
   std::vector<Plan> train;  ///< per chunk: F, B (and W) of one micro-batch
   std::vector<Plan> eval;   ///< per chunk: F of one micro-batch, without dropout
