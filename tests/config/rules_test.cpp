@@ -6,6 +6,7 @@
 #include <set>
 
 #include "base/strings.h"
+#include "config/layer_config.h"
 #include "config/reader.h"
 #include "example.h"
 #include "tests/catch.h"
