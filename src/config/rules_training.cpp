@@ -41,10 +41,39 @@ Answer sequence_parallel_alone(const RuleContext& c) {
   return "sequence_parallel needs tensor_model_parallel_size above 1; leave it out";
 }
 
-Answer sharding_not_yet(const RuleContext& c) {
-  const std::string& strategy = c.config.parallel.data_parallel_sharding_strategy;
-  if (strategy == "no_shard") return {};
-  return str_cat("data_parallel_sharding_strategy ", strategy, " is not supported yet; this version has no_shard");
+Answer sharding_agrees(const RuleContext& c) {
+  const ParallelConfig& p = c.config.parallel;
+  if (!p.use_distributed_optimizer || p.data_parallel_sharding_strategy != "no_shard") return {};
+  return "use_distributed_optimizer divides the optimizer's state, no_shard nothing; leave one of them out";
+}
+
+Answer gather_needs_sharding(const RuleContext& c) {
+  const ParallelConfig& p = c.config.parallel;
+  if (!p.overlap_param_gather || p.data_parallel_sharding_strategy != "no_shard") return {};
+  return "overlap_param_gather: with data_parallel_sharding_strategy no_shard nothing is gathered; set optim "
+         "(use_distributed_optimizer) or leave it out";
+}
+
+Answer instances_fit(const RuleContext& c) {
+  const ParallelConfig& p = c.config.parallel;
+  const int64_t instances = p.num_distributed_optimizer_instances;
+  if (instances <= 1) return {};
+  if (p.data_parallel_sharding_strategy == "no_shard") {
+    return str_cat("num_distributed_optimizer_instances ", instances,
+                   ": with data_parallel_sharding_strategy no_shard nothing is divided; set optim or leave it out");
+  }
+  const int64_t model_parallel =
+      p.tensor_model_parallel_size * p.pipeline_model_parallel_size * p.context_parallel_size;
+  const int64_t data_parallel = c.world_size / model_parallel;
+  if (c.world_size % model_parallel != 0 || data_parallel % instances == 0) return {};
+  return str_cat("num_distributed_optimizer_instances ", instances, " does not divide the data-parallel size ",
+                 data_parallel);
+}
+
+Answer reduce_in_bf16(const RuleContext& c) {
+  const PrecisionConfig& p = c.config.precision;
+  if (!p.grad_reduce_in_bf16 || p.params_dtype == "bf16") return {};
+  return str_cat("grad_reduce_in_bf16 is for params_dtype: bf16, not ", p.params_dtype);
 }
 
 Answer batch_divides(const RuleContext& c) {
@@ -284,7 +313,15 @@ void add_parallel_rules(std::vector<Rule>& table) {
        {"expert-parallel", {p + "expert_model_parallel_size"}, expert_not_yet},
        {"expert-tensor-parallel", {p + "expert_tensor_parallel_size"}, expert_tensor_not_yet},
        {"sequence-parallel", {p + "sequence_parallel", p + "tensor_model_parallel_size"}, sequence_parallel_alone},
-       {"sharding", {p + "data_parallel_sharding_strategy"}, sharding_not_yet},
+       {"sharding-agrees", {p + "use_distributed_optimizer", p + "data_parallel_sharding_strategy"}, sharding_agrees},
+       {"gather-needs-sharding",
+        {p + "overlap_param_gather", p + "data_parallel_sharding_strategy"},
+        gather_needs_sharding},
+       {"instances-fit",
+        {p + "num_distributed_optimizer_instances", p + "data_parallel_sharding_strategy",
+         p + "tensor_model_parallel_size"},
+        instances_fit},
+       {"reduce-in-bf16", {"precision.grad_reduce_in_bf16", "precision.params_dtype"}, reduce_in_bf16},
        {"batch-divides", {"training.global_batch_size", "training.micro_batch_size"}, batch_divides}});
 }
 
