@@ -26,6 +26,13 @@ class RecordedComm final : public Comm {
     recorder_->end(id);
   }
 
+  void run_group(std::span<const CommCall> calls) override {
+    std::vector<uint64_t> ids;
+    for (const CommCall& call : calls) ids.push_back(recorder_->begin(*comm_, ++sequence_, call));
+    comm_->run_group(calls);
+    for (const uint64_t id : ids) recorder_->end(id);
+  }
+
   std::unique_ptr<Comm> split(int colour, int key, const std::string& name) override {
     return make_recorded_comm(comm_->split(colour, key, name), recorder_);
   }

@@ -33,7 +33,12 @@ struct ParallelConfig {
   int64_t expert_tensor_parallel_size = 0;  ///< derived: tensor_model_parallel_size
   bool sequence_parallel = false;
   bool tp_comm_overlap = false;
-  std::string data_parallel_sharding_strategy = "no_shard";
+  std::string data_parallel_sharding_strategy;  ///< derived: optim with use_distributed_optimizer, else no_shard
+  bool use_distributed_optimizer = false;
+  bool overlap_grad_reduce = false;
+  bool overlap_param_gather = false;
+  std::optional<int64_t> ddp_bucket_size;  ///< elements; not set: max(40 M, 1 M * data-parallel size)
+  int64_t num_distributed_optimizer_instances = 1;
 
   bool operator==(const ParallelConfig&) const = default;
 };
@@ -120,6 +125,7 @@ struct PrecisionConfig {
   double min_loss_scale = 1.0;
   int64_t loss_scale_window = 1000;
   int64_t hysteresis = 2;
+  bool grad_reduce_in_bf16 = false;
 
   bool operator==(const PrecisionConfig&) const = default;
 };

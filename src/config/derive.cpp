@@ -81,6 +81,10 @@ void derive_run(Derivation& d, Config& c, int64_t world_size) {
     d.fill("parallel.expert_tensor_parallel_size", c.parallel.expert_tensor_parallel_size,
            c.parallel.tensor_model_parallel_size);
   }
+  if (c.parallel.data_parallel_sharding_strategy.empty()) {
+    d.fill("parallel.data_parallel_sharding_strategy", c.parallel.data_parallel_sharding_strategy,
+           c.parallel.use_distributed_optimizer ? "optim" : "no_shard");
+  }
   if (c.training.global_batch_size == 0 && c.training.micro_batch_size > 0) {
     const int64_t model_parallel = c.parallel.tensor_model_parallel_size * c.parallel.pipeline_model_parallel_size *
                                    c.parallel.context_parallel_size;

@@ -42,13 +42,31 @@ Answer batch_divides(const RuleContext& c) {
                            t.micro_batch_size, " * data-parallel size ", data_parallel));
 }
 
+bool shards(const RuleContext& c) {
+  return parallel(c).data_parallel_sharding_strategy != "no_shard";
+}
+
+Answer instances_fit(const RuleContext& c) {
+  const int64_t instances = parallel(c).num_distributed_optimizer_instances;
+  if (instances <= 1) return {};
+  if (!shards(c)) {
+    return str_cat("num_distributed_optimizer_instances ", instances,
+                   ": with data_parallel_sharding_strategy no_shard nothing is divided; set optim or leave it out");
+  }
+  const int64_t data_parallel = c.world_size / model_ranks(c);
+  if (c.world_size % model_ranks(c) != 0) return {};  // world-divides says so
+  return refuse_if(data_parallel % instances != 0, str_cat("num_distributed_optimizer_instances ", instances,
+                                                           " does not divide the data-parallel size ", data_parallel));
+}
+
 }  // namespace
 
 void add_parallel_rules(std::vector<Rule>& table) {
   const std::string tp = "parallel.tensor_model_parallel_size", pp = "parallel.pipeline_model_parallel_size",
                     cp = "parallel.context_parallel_size", ep = "parallel.expert_model_parallel_size",
                     etp = "parallel.expert_tensor_parallel_size", sp = "parallel.sequence_parallel",
-                    overlap = "parallel.tp_comm_overlap", sharding = "parallel.data_parallel_sharding_strategy";
+                    overlap = "parallel.tp_comm_overlap", optimizer = "parallel.use_distributed_optimizer",
+                    sharding = "parallel.data_parallel_sharding_strategy";
   const auto add = [&table](const char* name, std::vector<std::string> keys, Answer (*check)(const RuleContext&)) {
     table.push_back({name, std::move(keys), check});
   };
@@ -80,6 +98,23 @@ void add_parallel_rules(std::vector<Rule>& table) {
         parallel(c).tp_comm_overlap && parallel(c).context_parallel_size > 1,
         "tp_comm_overlap cuts the sequence that context_parallel_size cuts already; leave one of them out");
   });
+  add("sharding-agrees", {optimizer, sharding}, [](const RuleContext& c) {
+    return refuse_if(
+        parallel(c).use_distributed_optimizer && !shards(c),
+        "use_distributed_optimizer divides the optimizer's state, no_shard nothing; leave one of them out");
+  });
+  add("gather-needs-sharding", {"parallel.overlap_param_gather", sharding}, [](const RuleContext& c) {
+    return refuse_if(
+        parallel(c).overlap_param_gather && !shards(c),
+        "overlap_param_gather: with data_parallel_sharding_strategy no_shard nothing is gathered; set optim "
+        "(use_distributed_optimizer) or leave it out");
+  });
+  add("instances-fit", {"parallel.num_distributed_optimizer_instances", sharding, tp}, instances_fit);
+  add("reduce-in-bf16", {"precision.grad_reduce_in_bf16", "precision.params_dtype"}, [](const RuleContext& c) {
+    const PrecisionConfig& p = c.config.precision;
+    return refuse_if(p.grad_reduce_in_bf16 && p.params_dtype != "bf16",
+                     str_cat("grad_reduce_in_bf16 is for params_dtype: bf16, not ", p.params_dtype));
+  });
 
   // Not there yet.
   add("pipeline-parallel", {pp}, [](const RuleContext& c) {
@@ -98,11 +133,6 @@ void add_parallel_rules(std::vector<Rule>& table) {
     const int64_t size = parallel(c).expert_tensor_parallel_size;  // by default that of tensor parallelism
     return refuse_if(size > 1 && size != parallel(c).tensor_model_parallel_size,
                      not_yet("expert_tensor_parallel_size", size));
-  });
-  add("sharding", {sharding}, [](const RuleContext& c) {
-    const std::string& strategy = parallel(c).data_parallel_sharding_strategy;
-    return refuse_if(strategy != "no_shard", str_cat("data_parallel_sharding_strategy ", strategy,
-                                                     " is not supported yet; this version has no_shard"));
   });
 }
 

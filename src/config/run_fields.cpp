@@ -39,8 +39,27 @@ std::vector<Field> fields(ParallelConfig& c) {
   list.add("tp_comm_overlap", c.tp_comm_overlap,
            "Cut tensor-parallel collectives and the products beside them into pieces of the sequence that overlap.");
   list.add("data_parallel_sharding_strategy", c.data_parallel_sharding_strategy,
-           "What data-parallel ranks share instead of holding copies.")
+           "What data-parallel ranks divide among them instead of holding copies: nothing, the optimizer's state "
+           "(ZeRO-1), "
+           "gradients too (ZeRO-2), weights too (ZeRO-3: gathered layer by layer). Not set: no_shard, or optim with "
+           "use_distributed_optimizer.")
+      .derived()
       .choice({"no_shard", "optim", "optim_grads", "optim_grads_params"});
+  list.add("use_distributed_optimizer", c.use_distributed_optimizer,
+           "Divide the optimizer's state among the data-parallel ranks: data_parallel_sharding_strategy optim.");
+  list.add("overlap_grad_reduce", c.overlap_grad_reduce,
+           "Sum gradients over the data-parallel ranks, bucket by bucket, while the backward still runs.");
+  list.add("overlap_param_gather", c.overlap_param_gather,
+           "With divided state: gather the updated weights while the forward already runs; with divided weights, those "
+           "of a layer while the one before it runs.");
+  list.add("ddp_bucket_size", c.ddp_bucket_size,
+           "Elements after which a bucket of gradients or weights is communicated. Not set: the larger of 40 million "
+           "and 1 million per data-parallel rank.")
+      .at_least(1);
+  list.add("num_distributed_optimizer_instances", c.num_distributed_optimizer_instances,
+           "Groups of data-parallel ranks that each hold everything that is divided: less memory saved, less traffic "
+           "between groups.")
+      .at_least(1);
   return list.take();
 }
 

@@ -118,6 +118,8 @@ std::vector<Field> fields(PrecisionConfig& c) {
   list.add("min_loss_scale", c.min_loss_scale, "fp16: smallest dynamic loss scale.").above(0);
   list.add("loss_scale_window", c.loss_scale_window, "fp16: finite steps until the loss scale doubles.").at_least(1);
   list.add("hysteresis", c.hysteresis, "fp16: non-finite steps until the loss scale is halved.").at_least(1);
+  list.add("grad_reduce_in_bf16", c.grad_reduce_in_bf16,
+           "Gradients travel between data-parallel ranks as bf16; they are kept and added over micro-batches in fp32.");
   return list.take();
 }
 

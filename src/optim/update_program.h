@@ -6,6 +6,7 @@
 
 #include "config/config.h"
 #include "optim/param_groups.h"
+#include "parallel/parallel_context.h"
 #include "program/program.h"
 
 namespace megatron {
@@ -36,7 +37,10 @@ Program make_begin_program(const Program& train, const std::vector<std::string>&
 /// Global norm, clipping and one AdamW or SGD update of every parameter of the differentiated program `train`. When the
 /// norm is not finite, or state kHalt is set, nothing changes and output kSkip is 1. Each of `sums`, states of `train`,
 /// is added up over the ranks that hold parts of it: output total(name), of its type.
+///
+/// A rank updates the part of a parameter for which it has the summed gradient (reduce_gradients), and holds the
+/// optimizer's state of that part; where it holds more of the parameter, the parts are gathered.
 Program make_update_program(const Program& train, const OptimizerConfig& config, const std::vector<ParamGroup>& groups,
-                            const std::vector<std::string>& sums = {});
+                            const std::vector<std::string>& sums = {}, const DataParallel& data = {});
 
 }  // namespace megatron

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "comm/buckets.h"
 #include "comm/collectives.h"
 #include "program/elementwise.h"
 #include "program/passes.h"
@@ -16,19 +17,40 @@ Placement ParallelContext::tp_sharded(int dim) const {
   return placement;
 }
 
+namespace {
+
+/// Cuts dimension `dim` over the data-parallel ranks.
+Placement over_data(Placement placement, const Mesh& mesh, int dim) {
+  for (const char* axis : {"dp", kOuterData}) {
+    const int found = mesh.find(axis);
+    if (found >= 0) placement[static_cast<size_t>(found)] = AxisPlacement::S(dim);
+  }
+  return placement;
+}
+
+}  // namespace
+
 Placement ParallelContext::tokens() const {
-  Placement placement = replicated();
-  const int cp = mesh_.find("cp"), dp = mesh_.find("dp");
+  Placement placement = over_data(replicated(), mesh_, 1);
+  const int cp = mesh_.find("cp");
   if (cp >= 0) placement[static_cast<size_t>(cp)] = AxisPlacement::S(0);
-  if (dp >= 0) placement[static_cast<size_t>(dp)] = AxisPlacement::S(1);
   return placement;
 }
 
 Placement ParallelContext::samples() const {
-  Placement placement = replicated();
+  return over_data(replicated(), mesh_, 0);
+}
+
+Value ParallelContext::parameter(Trace& t, const std::string& name, DType dtype, const Dims& shape, Placement placement,
+                                 const Init& init) const {
   const int dp = mesh_.find("dp");
-  if (dp >= 0) placement[static_cast<size_t>(dp)] = AxisPlacement::S(0);
-  return placement;
+  if (dp < 0 || data_.sharding < Sharding::kGradients) return t.parameter(name, dtype, shape, placement, init);
+  const bool bf16 = data_.reduce_in_bf16;
+  if (data_.sharding == Sharding::kGradients) {
+    return share_flat(t, t.parameter(name, dtype, shape, placement, init), "dp", bf16);
+  }
+  placement[static_cast<size_t>(dp)] = AxisPlacement::F();
+  return all_gather_flat(t, {t.parameter(name, dtype, shape, placement, init)}, "dp", bf16)[0];
 }
 
 std::vector<Value> ParallelContext::pieces_of(Trace& t, Value x) const {
@@ -81,6 +103,24 @@ Value ParallelContext::gather_out(Trace& t, Value x) const {
   return mesh_.find("tp") < 0 ? x : all_gather(t, x, "tp");
 }
 
+int64_t data_parallel_size(const Mesh& mesh) {
+  int64_t size = 1;
+  for (const MeshAxis& axis : mesh.axes) {
+    if (axis.name == "dp" || axis.name == kOuterData) size *= axis.size;
+  }
+  return size;
+}
+
+int64_t data_parallel_rank(const Mesh& mesh) {
+  int64_t rank = 0, stride = 1;
+  for (const MeshAxis& axis : mesh.axes) {
+    if (axis.name != "dp" && axis.name != kOuterData) continue;
+    rank += axis.coordinate * stride;
+    stride *= axis.size;
+  }
+  return rank;
+}
+
 Value reduce_partial(Trace& t, Value x) {
   for (size_t axis = 0; axis < t.mesh().axes.size(); ++axis) {
     if (t.info(x).placement[axis].partial()) x = all_reduce(t, x, t.mesh().axes[axis].name);
@@ -103,6 +143,11 @@ int split_products(Program& program) {
     const std::string name = p.op(id).kind->name();
     return name == "linear" || name == "linear_dgrad";
   });
+}
+
+bool is_gathered_weight(const Program& program, ValueId v) {
+  const OpId producer = program.value(v).producer;
+  return producer != kNone && all_gather_flat_of(*program.op(producer).kind, 1) != nullptr;
 }
 
 }  // namespace megatron

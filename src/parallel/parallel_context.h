@@ -9,11 +9,25 @@
 
 namespace megatron {
 
+/// What data-parallel ranks divide among them instead of holding copies (Rajbhandari et al., "ZeRO", SC 2020). Each
+/// includes those before.
+enum class Sharding : uint8_t { kNothing, kOptimizer, kGradients, kParameters };
+
+/// How data-parallel ranks share a step.
+struct DataParallel {
+  Sharding sharding = Sharding::kNothing;
+  int64_t bucket_elements = 40'000'000;  ///< a collective over gradients or weights is put out once it has so many
+  bool overlap_grad_reduce = false;      ///< gradients are summed while the last backward still runs
+  bool overlap_param_gather = false;     ///< weights are gathered while the first forward already runs
+  bool reduce_in_bf16 = false;           ///< terms of the sums of gradients travel as bf16
+};
+
 class ParallelContext {
  public:
   ParallelContext() = default;
   /// `mesh` holds only the axes with more than one rank.
-  ParallelContext(Mesh mesh, bool sequence_parallel) : mesh_(std::move(mesh)), sequence_parallel_(sequence_parallel) {}
+  ParallelContext(Mesh mesh, bool sequence_parallel, const DataParallel& data = {})
+      : mesh_(std::move(mesh)), sequence_parallel_(sequence_parallel), data_(data) {}
   /// The same with the collectives of tensor-parallel regions in `pieces` of the sequence (fewer where they do not
   /// divide it), for split_products().
   ParallelContext in_pieces(int64_t pieces) const {
@@ -25,6 +39,7 @@ class ParallelContext {
   const Mesh& mesh() const { return mesh_; }
   /// Ranks along tp.
   int64_t tp_size() const { return mesh_.find("tp") < 0 ? 1 : mesh_.axes[static_cast<size_t>(mesh_.find("tp"))].size; }
+  const DataParallel& data() const { return data_; }
   bool sequence_parallel() const { return sequence_parallel_ && mesh_.find("tp") >= 0; }
 
   /// Replicated everywhere.
@@ -35,6 +50,11 @@ class ParallelContext {
   Placement tokens() const;
   /// Per sample [b]: over dp.
   Placement samples() const;
+
+  /// Declares a parameter, cut as `placement` says, and gives it as a module uses it: whole over dp, with a gradient
+  /// that is reduced to this rank's block where gradients are shared.
+  Value parameter(Trace& t, const std::string& name, DType dtype, const Dims& shape, Placement placement,
+                  const Init& init) const;
 
   /// Before column-parallel work: all_gather of the sequence (sequence parallel), else enter. Under sequence
   /// parallelism with pieces the residual stream is [pieces, S / pieces, B, C], cut over tp on dimension 1: rank r has
@@ -59,7 +79,14 @@ class ParallelContext {
 
   bool sequence_parallel_ = false;
   int64_t pieces_ = 1;
+  DataParallel data_;
 };
+
+/// Ranks that train on different samples, and the place of this rank among them: axes dp and, outside of it, dp_outer,
+/// whose ranks hold copies of what those of dp share.
+inline constexpr char kOuterData[] = "dp_outer";
+int64_t data_parallel_size(const Mesh& mesh);
+int64_t data_parallel_rank(const Mesh& mesh);
 
 /// Cuts the products beside collectives that come in pieces: piece j is gathered while piece j - 1 is multiplied, and
 /// reduced while piece j + 1 is. Weight gradients stay whole: they overlap with the collectives around them as they
@@ -73,5 +100,7 @@ Value reduce_partial(Trace& t, Value x);
 /// True for what an all_gather made: with recompute(), sequence parallelism keeps this rank's tokens alone and gathers
 /// the inputs of column-parallel layers again in the backward (Korthikanti et al., arXiv:2205.05198, section 4.2.2).
 bool is_gathered(const Program& program, ValueId v);
+/// The same for weights that data-parallel ranks divide.
+bool is_gathered_weight(const Program& program, ValueId v);
 
 }  // namespace megatron

@@ -104,6 +104,7 @@ TrainEngine::TrainEngine(const Config& config, TrainPrograms programs, std::shar
   train_ = make(programs_.train);
   eval_ = make(programs_.eval);
   update_ = make(programs_.update);
+  gather_ = make(programs_.gather);
   for (ResultSlot& slot : results_) {
     slot.memory = Buffer(device_, 3 * kResultStride, Buffer::Place::kHost);
     slot.ready = device_.make_event();
@@ -132,10 +133,16 @@ void TrainEngine::write_batch(Executor& executor, const Batch& batch, double see
   executor.upload();
 }
 
-void TrainEngine::accumulate(const Batch& batch, double seed, int64_t step) {
+void TrainEngine::accumulate(const Batch& batch, double seed, int64_t step, StepEdges edges) {
   write_batch(*train_, batch, seed, step);
-  train_->run(Phase::kForward);
-  train_->run(Phase::kBackward);
+  train_->run(Phase::kForward, 0, edges.first);
+  train_->run(Phase::kBackward, 0, edges.last);
+  parameters_complete_ = true;
+}
+
+void TrainEngine::complete_parameters() {
+  if (!parameters_complete_) gather_->run(Phase::kForward);
+  parameters_complete_ = true;
 }
 
 void TrainEngine::evaluate(const Batch& batch) {
@@ -162,6 +169,7 @@ void TrainEngine::update(const UpdateInputs& in) {
   MEGATRON_CHECK(updates_ - results_taken_ < static_cast<int64_t>(kInFlight), "too many steps in flight");
   write_update_inputs(in);
   update_->run(Phase::kForward);
+  parameters_complete_ = !ranks_->parallel().data().overlap_param_gather;
   ResultSlot& slot = results_[static_cast<size_t>(updates_++) % kInFlight];
   std::byte* target = slot.memory.data();
   for (const Tensor& t : {update_->output(update_io::total(kLossSum)), update_->output(update_io::kNorm),

@@ -32,6 +32,11 @@ struct StepResult {
   bool skipped = false;  ///< not finite, or halted: nothing changed
 };
 
+/// Which micro-batch of its step: some work is done in the first or the last alone.
+struct StepEdges {
+  bool first = true, last = true;
+};
+
 /// The calls of a step enqueue work and return; take_result() waits. At most kInFlight steps may be between update()
 /// and take_result(). After a skipped step the device is halted: steps enqueued behind it change nothing either, until
 /// resume_after_skip().
@@ -52,7 +57,7 @@ class TrainEngine {
   void begin_step();
   /// Forward and backward of one micro-batch, of which `batch` is this rank's part; `seed` = loss scale / divisor of
   /// the loss.
-  void accumulate(const Batch& batch, double seed, int64_t step);
+  void accumulate(const Batch& batch, double seed, int64_t step, StepEdges edges = {});
   void update(const UpdateInputs& inputs);
   static constexpr size_t kInFlight = 2;
   /// Of the oldest update() whose result was not taken yet.
@@ -61,7 +66,13 @@ class TrainEngine {
   /// Sum over this rank's tokens since begin_step() or begin_evaluation(). Waits.
   double loss_sum() const;
 
-  void begin_evaluation() { begin_step(); }
+  void begin_evaluation() {
+    complete_parameters();
+    begin_step();
+  }
+  /// After an update this rank may hold its part of the parameters alone until the next forward. Whoever reads them
+  /// before calls this first. A collective call.
+  void complete_parameters();
   void evaluate(const Batch& batch);
 
   /// Stages and uploads all inputs of a training or evaluation program.
@@ -99,7 +110,8 @@ class TrainEngine {
   std::unique_ptr<Store> store_;
   TrainPrograms programs_;
   std::shared_ptr<Buffer> arena_;
-  std::unique_ptr<Executor> begin_, train_, eval_, update_;
+  std::unique_ptr<Executor> begin_, train_, eval_, update_, gather_;
+  bool parameters_complete_ = true;
   std::array<ResultSlot, kInFlight> results_;
   int64_t updates_ = 0, results_taken_ = 0;
 };

@@ -10,6 +10,7 @@
 #include "kernels/attention/attention.h"
 #include "nn/language_model.h"
 #include "optim/update_program.h"
+#include "parallel/overlap.h"
 #include "parallel/rank_device.h"
 #include "program/executor.h"
 #include "program/passes.h"
@@ -17,7 +18,8 @@
 namespace megatron {
 
 int64_t TrainPrograms::arena_bytes() const {
-  return std::max({begin.arena_bytes(), train.arena_bytes(), eval.arena_bytes(), update.arena_bytes()});
+  return std::max(
+      {begin.arena_bytes(), train.arena_bytes(), eval.arena_bytes(), update.arena_bytes(), gather.arena_bytes()});
 }
 
 namespace {
@@ -50,16 +52,29 @@ bool dropped_by_full(const TrainingConfig& training, const Program& program, Val
 
 void apply_recompute(const TrainingConfig& training, const ParallelContext& parallel, Program& program) {
   const bool gathers = parallel.sequence_parallel(), configured = !training.recompute_granularity.empty();
-  if (!gathers && !configured) return;
+  const bool weights = parallel.data().sharding == Sharding::kParameters && data_parallel_size(parallel.mesh()) > 1;
+  if (!gathers && !weights && !configured) return;
   const bool full = training.recompute_granularity == "full";
   recompute(program, [&](const Program& p, ValueId v) {
-    if (gathers && is_gathered(p, v)) return true;
+    if ((gathers && is_gathered(p, v)) || (weights && is_gathered_weight(p, v))) return true;
     if (!configured) return false;
     if (full) return dropped_by_full(training, p, v);
     const Op& producer = p.op(p.value(v).producer);
     return std::any_of(training.recompute_modules.begin(), training.recompute_modules.end(),
                        [&](const std::string& module) { return in_module(producer.scope, module); });
   });
+}
+
+/// A layer, or what stands beside the layers.
+std::string unit_of(const std::string& scope) {
+  const int64_t layer = layer_of(scope);
+  return layer < 0 ? scope : str_cat("decoder.layers.", layer);
+}
+
+void apply_data_parallel(const DataParallel& data, Program& program) {
+  bucket_by_unit(program, data, unit_of);
+  overlap_gradient_sums(program, data);
+  overlap_parameter_gathers(program, data);
 }
 
 /// Recomputation of whole layers or of norms starts from single values.
@@ -81,11 +96,6 @@ std::vector<ParamGroup> groups_of(const Config& config, const Program& train) {
 
 }  // namespace
 
-int64_t data_parallel_size(const Mesh& mesh) {
-  const int axis = mesh.find("dp");
-  return axis < 0 ? 1 : mesh.axes[static_cast<size_t>(axis)].size;
-}
-
 Program make_loss_program(const Config& config, const ModelSpec& spec, const ParallelContext& parallel, bool training) {
   Program program;
   program.name = training ? "train" : "eval";
@@ -99,6 +109,9 @@ Program make_loss_program(const Config& config, const ModelSpec& spec, const Par
   if (training) {
     differentiate(program);
     apply_recompute(config.training, parallel, program);
+    apply_data_parallel(parallel.data(), program);
+  } else {
+    bucket_by_unit(program, parallel.data(), unit_of);
   }
   remove_dead_ops(program);
   split_products(program);
@@ -114,7 +127,9 @@ TrainPrograms make_train_programs(const Config& config, int64_t vocab_size, cons
   PackOptions options;
   options.device = device_kind(config.run);
   programs.begin = pack(make_begin_program(train, {kLossSum}), options);
-  programs.update = pack(make_update_program(train, config.optimizer, programs.groups, {kLossSum}), options);
+  programs.update =
+      pack(make_update_program(train, config.optimizer, programs.groups, {kLossSum}, parallel.data()), options);
+  programs.gather = pack(make_gather_program(train, parallel.data()), options);
   programs.eval = pack(make_loss_program(config, programs.spec, parallel, false), options);
   programs.train = pack(std::move(train), options);
   return programs;
@@ -141,7 +156,7 @@ MemoryReport memory_report(const TrainPrograms& programs) {
   for (const Plan* plan : {&programs.begin, &programs.train, &programs.eval, &programs.update}) {
     for (const auto& [name, id] : plan->program.by_name) {
       const Lifetime lifetime = plan->program.value(id).lifetime;
-      if (lifetime == Lifetime::kInput || !seen.insert(name).second) continue;
+      if (lifetime == Lifetime::kInput || plan->program.is_alias(id) || !seen.insert(name).second) continue;
       const int64_t bytes = persistent_bytes(plan->program, id);
       if (lifetime == Lifetime::kParameter) {
         report.parameters += bytes;

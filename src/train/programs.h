@@ -23,13 +23,11 @@ struct TrainPrograms {
   Plan train;   ///< F, B of one micro-batch
   Plan eval;    ///< F of one micro-batch, without dropout
   Plan update;  ///< norm, clipping, optimizer
+  Plan gather;  ///< whole parameters from the blocks that ranks updated, where the first forward would do it
 
   /// The largest of the plans' arenas: they never run at the same time, so they share one.
   int64_t arena_bytes() const;
 };
-
-/// Ranks of a mesh that train on different samples.
-int64_t data_parallel_size(const Mesh& mesh);
 
 /// Traces, differentiates, applies recomputation and packs. `vocab_size`: true number of ids. A micro-batch of the
 /// programs is that of all data-parallel ranks together.

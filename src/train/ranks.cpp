@@ -3,7 +3,6 @@
 #include <cstring>
 
 #include "base/check.h"
-#include "config/layer_config.h"
 #include "parallel/mesh.h"
 #include "parallel/rank_device.h"
 #include "train/programs.h"
@@ -14,11 +13,6 @@ namespace {
 /// Host backends give up by themselves; a wait on a GPU ends only with the process.
 constexpr double kStandstillSeconds = 1200;
 
-ParallelContext parallel_context(const Config& config, World& world) {
-  const Mesh mesh = make_mesh(config.parallel, world.size(), world.rank());
-  return ParallelContext(mesh, config.parallel.sequence_parallel).in_pieces(tp_overlap_pieces(config));
-}
-
 }  // namespace
 
 RankContext::RankContext(const Config& config)
@@ -26,7 +20,7 @@ RankContext::RankContext(const Config& config)
 
 RankContext::RankContext(const Config& config, World& world, Traffic traffic)
     : world_(&world),
-      parallel_(parallel_context(config, world)),
+      parallel_(make_parallel_context(config, world.size(), world.rank())),
       device_(world.size() == 1 ? make_device(config.run) : make_device(config.run, world)) {
   if (world.size() == 1) return;
   recorder_ = std::make_shared<FlightRecorder>();
@@ -37,8 +31,7 @@ RankContext::RankContext(const Config& config, World& world, Traffic traffic)
 }
 
 int64_t RankContext::data_rank() const {
-  const int axis = parallel_.mesh().find("dp");
-  return axis < 0 ? 0 : parallel_.mesh().axes[static_cast<size_t>(axis)].coordinate;
+  return data_parallel_rank(parallel_.mesh());
 }
 
 int64_t RankContext::data_size() const {
@@ -51,7 +44,7 @@ std::vector<double> RankContext::sum_over_data(const std::vector<double>& values
   std::memcpy(mine.data(), values.data(), mine.size());
   const std::vector<std::string> all = world_->gather(mine);
   std::vector<double> sums(values.size(), 0.0), part(values.size());
-  for (const int rank : group_of(parallel_.mesh(), {"dp"})) {
+  for (const int rank : group_of(parallel_.mesh(), {"dp", kOuterData})) {
     const std::string& bytes = all[static_cast<size_t>(rank)];
     MEGATRON_CHECK(bytes.size() == mine.size(), "a rank adds another number of values");
     std::memcpy(part.data(), bytes.data(), bytes.size());

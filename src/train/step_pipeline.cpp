@@ -42,7 +42,8 @@ void StepPipeline::enqueue(Step& step) {
     engine_.begin_step();
     for (const Batch& batch : step.batches) {
       engine_.ranks().at(str_cat("iteration ", m.iteration));
-      engine_.accumulate(batch, seed_of(step, batch), m.iteration);
+      engine_.accumulate(batch, seed_of(step, batch), m.iteration,
+                         {&batch == &step.batches.front(), &batch == &step.batches.back()});
     }
     UpdateInputs in;
     for (const ParamGroup& group : engine_.programs().groups) {

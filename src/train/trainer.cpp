@@ -269,6 +269,7 @@ class Trainer {
     content.iteration = progress_.iteration;
     content.tokenizer = data_.tokenizer_fingerprint;
     content.state = to_state(progress_);
+    engine_->complete_parameters();
     content.tensors = checkpoint_tensors(engine_->train_program(), engine_->store(), config_.checkpoint.save_optim);
     content.texts = data_.tokenizer_files;
     content.texts["resolved.yaml"] = to_yaml(config_);

@@ -9,6 +9,7 @@
 #include "base/philox.h"
 #include "nn/language_model.h"
 #include "optim/update_program.h"
+#include "parallel/overlap.h"
 #include "program/passes.h"
 #include "tests/parallel/mesh_run.h"
 #include "train/model_state.h"
@@ -24,6 +25,7 @@ struct TrainSetup {
   int64_t pieces = 1;  ///< of the collectives of tensor-parallel regions
   OptimizerConfig optimizer;
   double learning_rate = 0.01;
+  DataParallel data;
   /// Changes the forward and backward before it is packed (recomputation).
   std::function<void(Program&)> change = [](Program&) {};
   /// Makes the training program in another way (faults).
@@ -42,10 +44,13 @@ inline Program loss_program(const TrainSetup& setup, const Mesh& mesh, bool sequ
   program.name = "train";
   program.mesh = mesh;
   Trace t(program, true);
-  trace_loss(t, setup.spec, ParallelContext(mesh, sequence_parallel).in_pieces(setup.pieces),
+  trace_loss(t, setup.spec, ParallelContext(mesh, sequence_parallel, setup.data).in_pieces(setup.pieces),
              {.micro_batch_size = setup.micro_batch, .training = true, .attention_starts = setup.attention_starts});
   differentiate(program);
   setup.change(program);
+  bucket_by_unit(program, setup.data, [](const std::string& scope) { return scope.substr(0, 16); });
+  overlap_gradient_sums(program, setup.data);
+  overlap_parameter_gathers(program, setup.data);
   remove_dead_ops(program);
   if (setup.pieces > 1) split_products(program);
   return program;
@@ -53,7 +58,8 @@ inline Program loss_program(const TrainSetup& setup, const Mesh& mesh, bool sequ
 
 class MeshTrainer {
  public:
-  MeshTrainer(const TrainSetup& setup, const AxisSizes& sizes, bool sequence_parallel) : setup_(setup), run_(sizes) {
+  MeshTrainer(const TrainSetup& setup, const AxisSizes& sizes, bool sequence_parallel)
+      : setup_(setup), sequence_parallel_(sequence_parallel), run_(sizes) {
     run_.add("train", [&](const Mesh& mesh) { return loss_program(setup_, mesh, sequence_parallel); });
     const auto traced = [&](const Mesh& mesh) { return loss_program(setup_, mesh, sequence_parallel); };
     std::vector<std::string> names;
@@ -63,7 +69,9 @@ class MeshTrainer {
     schedule.lr = {setup_.learning_rate, 0};
     groups_ = make_param_groups(names, schedule, {});
     run_.add("begin", [&](const Mesh& mesh) { return make_begin_program(traced(mesh), {kLossSum}); });
-    run_.add("update", [&](const Mesh& mesh) { return make_update_program(traced(mesh), setup_.optimizer, groups_); });
+    run_.add("update", [&](const Mesh& mesh) {
+      return make_update_program(traced(mesh), setup_.optimizer, groups_, {}, setup_.data);
+    });
     ThreadPool pool(1);
     for (size_t r = 0; r < run_.size(); ++r) initialize_parameters(run_.program("train", r), run_.store(r), 17, pool);
   }
@@ -75,11 +83,18 @@ class MeshTrainer {
       run_.run("begin", {Phase::kForward});
       for (int m = 0; m < setup_.micro_batches; ++m) {
         fill_batch(step, m, divisor);
-        run_.run("train");
+        run_.run_micro_batch("train", m == 0, m + 1 == setup_.micro_batches);
       }
-      if (step == 0) result.first_gradients = tensors("gradient/");
+      // With overlap the backward has summed them already, into other names of their memory.
+      if (step == 0 && !setup_.data.overlap_grad_reduce) result.first_gradients = tensors("gradient/");
       result.losses.push_back(run_.global("train", kLossSum)[0] / divisor);
       update(step, result);
+    }
+    if (setup_.data.overlap_param_gather) {
+      run_.add("gather", [&](const Mesh& mesh) {
+        return make_gather_program(loss_program(setup_, mesh, sequence_parallel_), setup_.data);
+      });
+      run_.run("gather", {Phase::kForward});
     }
     result.parameters = tensors("");
     return result;
@@ -158,6 +173,7 @@ class MeshTrainer {
   }
 
   TrainSetup setup_;
+  bool sequence_parallel_;
   MeshRun run_;
   std::vector<ParamGroup> groups_;
 };
