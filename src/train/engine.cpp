@@ -51,7 +51,7 @@ void stage_array(Executor& executor, const char* name, const std::vector<T>& val
 
 /// The arena, once it is known that everything fits.
 std::shared_ptr<Buffer> reserve(const Config& config, const TrainPrograms& programs, RankContext& ranks) {
-  require_memory(config, programs, ranks.parallel(), ranks.device());
+  require_memory(config, programs, ranks.parallel(), ranks.device(), ranks.data_size());
   return std::make_shared<Buffer>(ranks.device(), programs.arena_bytes());
 }
 

@@ -180,6 +180,18 @@ MemoryReport memory_report(const TrainPrograms& programs) {
 
 namespace {
 
+/// What data-parallel ranks divide among them.
+std::string divided_text(const ParallelConfig& parallel, const Mesh& mesh) {
+  const int dp = mesh.find("dp");
+  const std::string& strategy = parallel.data_parallel_sharding_strategy;
+  if (dp < 0 || strategy == "no_shard") return "";
+  return str_cat(", optimizer state",
+                 strategy == "optim"         ? ""
+                 : strategy == "optim_grads" ? " and gradients"
+                                             : ", gradients and weights",
+                 " divided by ", mesh.axes[static_cast<size_t>(dp)].size);
+}
+
 std::string memory_line(const std::string& what, int64_t bytes, const std::string& note = "") {
   std::string line = "  " + what;
   line.resize(std::max<size_t>(line.size(), 26), ' ');
@@ -211,7 +223,8 @@ std::string describe_plan(const Config& config, const TrainPrograms& programs,
     std::vector<std::string> axes;
     for (const MeshAxis& axis : mesh.axes) axes.push_back(str_cat(axis.name, " ", axis.size));
     text += str_cat("ranks        ", mesh.world_size(), ": ", join(axes, ", "),
-                    config.parallel.sequence_parallel ? ", sequence parallel" : "", "; memory is that of one rank\n");
+                    config.parallel.sequence_parallel ? ", sequence parallel" : "", divided_text(config.parallel, mesh),
+                    "; memory is that of one rank\n");
   }
   text += str_cat("precision    ", name_of(spec.dtype), " parameters and activations, ",
                   name_of(accumulation_dtype(spec.dtype)), " gradients and optimizer state\n");

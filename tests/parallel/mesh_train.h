@@ -28,6 +28,8 @@ struct TrainSetup {
   DataParallel data;
   /// Changes the forward and backward before it is packed (recomputation).
   std::function<void(Program&)> change = [](Program&) {};
+  /// Changes the update before it is packed (faults).
+  std::function<void(Program&)> change_update = [](Program&) {};
   /// Makes the training program in another way (faults).
   std::function<Program(const Mesh&)> trace;
 };
@@ -70,7 +72,9 @@ class MeshTrainer {
     groups_ = make_param_groups(names, schedule, {});
     run_.add("begin", [&](const Mesh& mesh) { return make_begin_program(traced(mesh), {kLossSum}); });
     run_.add("update", [&](const Mesh& mesh) {
-      return make_update_program(traced(mesh), setup_.optimizer, groups_, {}, setup_.data);
+      Program update = make_update_program(traced(mesh), setup_.optimizer, groups_, {}, setup_.data);
+      setup_.change_update(update);
+      return update;
     });
     ThreadPool pool(1);
     for (size_t r = 0; r < run_.size(); ++r) initialize_parameters(run_.program("train", r), run_.store(r), 17, pool);

@@ -1,5 +1,6 @@
 // What data-parallel ranks divide among them: whatever it is, training equals that of one rank.
 #include "base/error.h"
+#include "comm/buckets.h"
 #include "tests/catch.h"
 #include "tests/parallel/mesh_train.h"
 #include "tests/parallel/models.h"
@@ -123,6 +124,81 @@ TEST_CASE("sharding: fp32, 16 bits with master copies, sgd") {
     const TrainResult rounded = train_on(wire, {{"dp", 4}}, false);
     CHECK(relative_difference(rounded.losses, one_half.losses) < 0.02);
     CHECK(rounded.norms != many_half.norms);  // it did travel as bf16
+  }
+}
+
+TEST_CASE("sharding: planted faults are caught by the comparison with one rank") {
+  const TrainSetup base = llama_setup();
+  const TrainResult one = train_on(base, {}, false);
+  const auto differs = [&](const TrainSetup& setup) {
+    try {
+      return model_difference(train_on(setup, {{"dp", 2}}, false).parameters, one.parameters) > 1e-6;
+    } catch (const std::runtime_error&) {
+      return true;  // replicas differ
+    }
+  };
+  const auto first_of = [](Program& program, const char* name) -> Op& {
+    for (OpId id : program.list(Phase::kForward)) {
+      if (program.op(id).kind->name() == name) return program.op(id);
+    }
+    throw std::runtime_error(std::string("no ") + name);
+  };
+  TrainSetup setup = with(base, Sharding::kOptimizer);
+  CHECK(!differs(setup));
+  SECTION("a sum that is left out") {
+    setup.change_update = [&](Program& update) {
+      const Op& op = first_of(update, "reduce_scatter_into");
+      std::erase_if(update.list(Phase::kForward), [&](OpId id) { return &update.op(id) == &op; });
+    };
+    CHECK(differs(setup));
+  }
+  SECTION("a gather that is left out") {
+    setup.change_update = [&](Program& update) {
+      const Op& op = first_of(update, "all_gather_into");
+      std::erase_if(update.list(Phase::kForward), [&](OpId id) { return &update.op(id) == &op; });
+    };
+    CHECK(differs(setup));
+  }
+  SECTION("a bucket that misses a member") {
+    setup.change_update = [&](Program& update) {
+      Op& op = first_of(update, "reduce_scatter_into");
+      const size_t members = op.operands.size() / 2;
+      REQUIRE(members > 1);
+      Program rest;
+      rest.mesh = update.mesh;
+      Trace t(rest);
+      std::vector<Value> partial, sums;  // the same operation for all but the last
+      for (size_t i = 0; i + 1 < members; ++i) {
+        const ValueInfo g = update.value(op.operands[i]), sum = update.value(op.operands[members + i]);
+        partial.push_back(t.state(g.name, g.dtype, g.shape, g.placement));
+        sums.push_back(t.alias(sum.name, partial.back(), sum.placement));
+      }
+      reduce_scatter_into(t, partial, sums, "dp");
+      op.kind = rest.ops.back().kind;
+      op.operands.erase(op.operands.begin() + static_cast<std::ptrdiff_t>(members) - 1);
+      op.operands.pop_back();
+      verify(update);
+    };
+    CHECK(differs(setup));
+  }
+  SECTION("a block with wrong borders") {
+    setup.change_update = [&](Program& update) {
+      const Op& op = first_of(update, "flat_slice");
+      if (update.mesh.axes[0].coordinate > 0) return;
+      update.value(op.results[0]).storage.offset += kFlatUnit;
+    };
+    CHECK(differs(setup));
+  }
+  SECTION("a block of the wrong size is refused") {
+    const Mesh mesh = meshes_of({{"dp", 2}})[0];
+    Program program;
+    program.mesh = mesh;
+    Trace t(program);
+    const Value g = t.state("g", DType::kF32, {40}, {AxisPlacement::P()});
+    const Value other = t.state("other", DType::kF32, {48}, {AxisPlacement::F()});
+    CHECK_THROWS_AS(reduce_scatter_into(t, {g}, {other}, "dp"), InternalError);
+    CHECK_THROWS_AS(all_reduce_into(t, {g}, {other}, "dp"), InternalError);
+    CHECK_THROWS_AS(all_gather_flat(t, {g}, "dp"), InternalError);
   }
 }
 

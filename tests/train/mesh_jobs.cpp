@@ -149,6 +149,36 @@ TEST_CASE("jobs: damage that one rank finds makes all ranks take the checkpoint 
   CHECK(read_metrics(jobs.dir("run")).at(10).lm_loss == before.at(10).lm_loss);
 }
 
+TEST_CASE("jobs: what ranks divide goes on as anything else", "[full]") {
+  if (!can_start()) return;
+  const Jobs jobs({});
+  REQUIRE(jobs.alone("one").code == 0);
+  const std::string overlaps = " --set parallel.overlap_grad_reduce=true --set parallel.overlap_param_gather=true";
+  const std::string zero1 =
+      " --set parallel.use_distributed_optimizer=true" + overlaps + " --set parallel.ddp_bucket_size=2000";
+  const std::string zero3 = " --set parallel.data_parallel_sharding_strategy=optim_grads_params" + overlaps;
+  const std::string hybrid = zero3 + " --set parallel.num_distributed_optimizer_instances=2";
+  const Layout one = {"one", 1, ""};
+  const Layout layouts[] = {{"zero1", 2, zero1.c_str()}, {"zero3", 4, zero3.c_str()}, {"hybrid", 4, hybrid.c_str()}};
+  const Layout* const from[] = {&layouts[0], &layouts[1], &layouts[2], &one};
+  const Layout* const to[] = {&layouts[1], &one, &layouts[0], &layouts[2]};
+  for (size_t i = 0; i < std::size(from); ++i) {
+    const std::string name = str_cat(from[i]->name, "-to-", to[i]->name);
+    INFO(name);
+    CHECK(jobs.job(name, *from[i], " --set run.exit_interval=5").code == 75);
+    const JobResult resumed = jobs.job(name, *to[i]);
+    INFO(resumed.output);
+    CHECK(resumed.code == 0);
+    CHECK(resumed.count("resumed from") == 1);
+    CHECK(metrics_difference(jobs.dir(name), jobs.dir("one")) < 1e-10);
+  }
+  // On one mesh a run that was stopped gives the same bits as one that was not.
+  REQUIRE(jobs.job("straight", layouts[0]).code == 0);
+  CHECK(jobs.job("stopped", layouts[0], " --set run.exit_interval=5").code == 75);
+  CHECK(jobs.job("stopped", layouts[0]).code == 0);
+  CHECK(metrics_difference(jobs.dir("stopped"), jobs.dir("straight")) == 0);
+}
+
 TEST_CASE("jobs: a killed rank ends the job, and the same command goes on", "[full]") {
   if (!can_start()) return;
   const Jobs jobs({{"training.train_iters", "2000000"},
