@@ -1,11 +1,13 @@
 // Every rule of the table is triggered by at least one case here; a rule without a case fails the last test.
 #include "config/rules.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <set>
 
 #include "base/strings.h"
+#include "config/layer_config.h"
 #include "config/reader.h"
 #include "example.h"
 #include "tests/catch.h"
