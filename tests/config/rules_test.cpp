@@ -1,6 +1,7 @@
 // Every rule of the table is triggered by at least one case here; a rule without a case fails the last test.
 #include "config/rules.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <set>

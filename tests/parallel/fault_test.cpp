@@ -29,7 +29,8 @@ Program traced(const TrainSetup& setup, const Mesh& mesh, bool sequence_parallel
   program.name = "train";
   program.mesh = mesh;
   Trace t(program, true);
-  trace_loss(t, setup.spec, ParallelContext(mesh, sequence_parallel), {.micro_batch_size = setup.micro_batch});
+  trace_loss(t, setup.spec, ParallelContext(mesh, sequence_parallel).in_pieces(setup.pieces),
+             {.micro_batch_size = setup.micro_batch});
   return program;
 }
 
@@ -159,6 +160,26 @@ TEST_CASE("whole models: every collective of the forward that is left out is ref
   }
   CHECK(refused >= 100);
   CHECK(moved < refused / 4);
+}
+
+TEST_CASE("whole models: no piece of a collective may be left out") {
+  TrainSetup setup = gpt2_setup();
+  setup.pieces = 2;
+  const Mesh mesh = meshes_of({{"tp", 2}})[0];
+  int refused = 0;
+  for (bool sequence_parallel : {false, true}) {
+    const Program right = traced(setup, mesh, sequence_parallel);
+    for (OpId id : collectives_of(right, Phase::kForward)) {
+      const Op& op = right.op(id);
+      if (op.kind->name() == "enter") continue;
+      INFO("without " << op.kind->name() << " in " << op.scope);
+      CHECK_THROWS_AS(without(right, id), InternalError);
+      ++refused;
+    }
+  }
+  // Embedding and, in two layers, two sums; under sequence parallelism two gathers more, one for the loss, and the
+  // indices of positions and of dropout. Two pieces each.
+  CHECK(refused == 2 * (1 + 2 * 2) + 2 * (1 + 2 * 4 + 1 + 2));
 }
 
 TEST_CASE("whole models: collectives of the backward and of the update cannot go either") {
