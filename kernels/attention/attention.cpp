@@ -24,6 +24,10 @@ std::string describe(const AttentionOptions& o, const AttentionSizes& sizes) {
   if (!o.deterministic) text += " not deterministic";
   if (o.implementation == AttentionImplementation::kOwn) text += " own kernel";
   if (o.implementation == AttentionImplementation::kCudnn) text += " cuDNN";
+  if (o.parts.ranks > 1) {
+    text += str_cat(" part ", o.parts.queries);
+    text += o.parts.keys < 0 ? str_cat(" of ", o.parts.ranks) : str_cat(" on ", o.parts.keys, " of ", o.parts.ranks);
+  }
   return text + str_cat(" queries=", sizes.queries, " keys=", sizes.keys);
 }
 
@@ -57,6 +61,11 @@ void check_dropout(const Operands& operands, const AttentionOptions& options, in
   }
 }
 
+/// Queries and keys are parts of a sequence, each rank with its own.
+bool pairs_parts(const AttentionOptions& options) {
+  return options.parts.ranks > 1 && options.parts.keys >= 0;
+}
+
 /// [b, g, q, s] seen as [s, b, g, q].
 Tensor sequence_first(const Tensor& lse) {
   Tensor t = lse;
@@ -86,12 +95,17 @@ class AttentionBase : public OpKind {
     args.step = c.in(starts + 1);
     args.sample = c.in(starts + 2);
     args.position = c.in(starts + 3);
+    int64_t first_query = sizes_.keys - sizes_.queries;
     if (!c.operand_origins.empty()) {
       const Dims& origin = c.in_origin(kQ);
-      args.first_query = origin[0];
-      args.first_group = origin[2];
+      first_query += origin[0];
+      args.first_group = options_.first_group >= 0 ? options_.first_group : origin[2];
       args.first_head = origin[3];
     }
+    args.query_places.low = args.query_places.high = first_query;
+    const SequenceParts& parts = options_.parts;
+    if (parts.ranks > 1) args.query_places = zigzag_places(c.in(kQ).shape[0], parts.queries, parts.ranks);
+    if (pairs_parts(options_)) args.key_places = zigzag_places(c.in(kK).shape[0], parts.keys, parts.ranks);
     return args;
   }
 
@@ -107,9 +121,11 @@ class Attention final : public AttentionBase {
     check_dtypes(operands, {kK, kV});
     check_sizes(operands, sizes_);
     check_dropout(operands, options_, kStep, kSample, kPosition);
-    Signature s = parse_signature("sbgqd,tbgd,tbge,sb,,b,sb->sbgqe,bgqs", operands[kQ]->dtype);
+    const char* text =
+        pairs_parts(options_) ? "sbgqd,sbgd,sbge,sb,,b,sb->sbgqe,bgqs" : "sbgqd,tbgd,tbge,sb,,b,sb->sbgqe,bgqs";
+    Signature s = parse_signature(text, operands[kQ]->dtype);
     s.results[1].dtype = accumulation_dtype(operands[kQ]->dtype);
-    s.whole = "tde";
+    s.whole = pairs_parts(options_) ? "de" : "tde";
     return s;
   }
   bool takes_strided(int i) const override { return i <= kV; }
@@ -156,8 +172,10 @@ class AttentionBackward final : public AttentionBase {
     check_dtypes(operands, {kK, kV, kBackOut, kBackDout});
     check_sizes(operands, sizes_);
     check_dropout(operands, options_, kBackStep, kBackSample, kBackPosition);
-    Signature s = parse_signature("sbgqd,tbgd,tbge,sbgqe,bgqs,sbgqe,sb,,b,sb->sbgqd,tbgd,tbge", operands[kQ]->dtype);
-    s.whole = "tde";
+    const char* text = pairs_parts(options_) ? "sbgqd,sbgd,sbge,sbgqe,bgqs,sbgqe,sb,,b,sb->sbgqd,sbgd,sbge"
+                                             : "sbgqd,tbgd,tbge,sbgqe,bgqs,sbgqe,sb,,b,sb->sbgqd,tbgd,tbge";
+    Signature s = parse_signature(text, operands[kQ]->dtype);
+    s.whole = pairs_parts(options_) ? "de" : "tde";
     s.linear = {{kBackDout}};
     return s;
   }
@@ -279,8 +297,9 @@ std::vector<std::string> attention_decisions(const Program& program) {
 double attention_flops(const AttentionArgs& args) {
   const Dims &q = args.q.shape, &k = args.k.shape, &v = args.v.shape;
   const double queries = static_cast<double>(q[0]), keys = static_cast<double>(k[0]);
-  double visible = keys;  // per query
-  if (args.options.causal) visible = std::max(keys - queries / 2, keys / 2);
+  double visible = keys;                             // per query
+  const bool shared = args.options.parts.ranks > 1;  // an early and a late part of the queries see half on average
+  if (args.options.causal) visible = shared ? keys / 2 : std::max(keys - queries / 2, keys / 2);
   if (args.options.window_left >= 0) {
     const double right = args.options.causal ? 0 : static_cast<double>(args.options.window_right);
     if (right >= 0) visible = std::min(visible, static_cast<double>(args.options.window_left) + 1 + right);

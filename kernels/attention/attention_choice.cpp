@@ -82,6 +82,7 @@ std::string refuse(const AttentionArgs& a) {
   if (a.last_key.shape.rank() > 0) return "keys in a cache";
   if (q.numel() == 0 || k.numel() == 0 || a.v.numel() == 0) return "nothing to do";
   if (q[0] < 2 || k[0] < 2) return "one query or one key";
+  if (o.parts.ranks > 1) return "part of a sequence";
   if (q[0] != a.sizes.queries || k[0] != a.sizes.keys) return "sharded sequence";
   const bool bounded = o.causal || o.window_left >= 0 || o.window_right >= 0;
   if (bounded && q[0] != k[0]) return "more or fewer keys than queries";

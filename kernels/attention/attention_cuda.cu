@@ -427,7 +427,8 @@ AttentionView make_view(const AttentionArgs& a) {
   p.e = narrow<int>(a.v.shape[3]);
   p.keys = narrow<int>(a.k.shape[0]);
   p.rows = narrow<int>(a.q.shape[0] * a.q.shape[3]);
-  p.shift = a.first_query + a.sizes.keys - a.sizes.queries;
+  p.query_places = a.query_places;
+  p.key_places = a.key_places;
   p.window_left = a.options.window_left;
   p.window_right = a.options.window_right;
   p.causal = a.options.causal;

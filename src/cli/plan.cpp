@@ -48,8 +48,7 @@ void add_plan_command(CLI::App& app) {
                     "Also print every operation of the step, forward, backward and update");
   command->callback([options] {
     const LoadedConfig loaded = load_config(options->config, options->world_size);
-    const ParallelContext parallel(make_mesh(loaded.config.parallel, options->world_size, 0),
-                                   loaded.config.parallel.sequence_parallel);
+    const ParallelContext parallel = make_parallel_context(loaded.config.parallel, options->world_size, 0);
     const TrainPrograms programs = make_train_programs(loaded.config, vocab_size_of(loaded.config), parallel);
     std::printf("%s", describe_plan(loaded.config, programs, loaded.decisions).c_str());
     if (options->print_program) print_programs(programs);

@@ -49,8 +49,7 @@ void dry_run(const LoadedConfig& loaded, World& world) {
   const RunData data = open_data(loaded.config);
   std::vector<std::string> decisions = loaded.decisions;
   decisions.insert(decisions.end(), data.splits.notes.begin(), data.splits.notes.end());
-  const ParallelContext parallel(make_mesh(loaded.config.parallel, world.size(), world.rank()),
-                                 loaded.config.parallel.sequence_parallel);
+  const ParallelContext parallel = make_parallel_context(loaded.config.parallel, world.size(), world.rank());
   const TrainPrograms programs = make_train_programs(loaded.config, data.vocab_size, parallel);
   if (world.rank() > 0) return;
   std::printf("%s", describe_plan(loaded.config, programs, decisions).c_str());

@@ -1,5 +1,9 @@
 // Rules about ranks, batches, schedules, optimizer, precision and checkpoints.
+#include <algorithm>
+
+#include "base/error.h"
 #include "base/strings.h"
+#include "config/layer_config.h"
 #include "config/rules.h"
 
 namespace megatron::detail {
@@ -17,14 +21,70 @@ Answer world_divides(const RuleContext& c) {
 
 Answer not_yet(int64_t value, const char* key) {
   if (value <= 1) return {};
-  return str_cat(key, " ", value, " is not supported yet; this version has tensor and data parallelism: set 1");
+  return str_cat(key, " ", value,
+                 " is not supported yet; this version has tensor, context and data parallelism: set 1");
 }
 
 Answer pipeline_not_yet(const RuleContext& c) {
   return not_yet(c.config.parallel.pipeline_model_parallel_size, "pipeline_model_parallel_size");
 }
-Answer context_not_yet(const RuleContext& c) {
-  return not_yet(c.config.parallel.context_parallel_size, "context_parallel_size");
+
+Answer context_chunks(const RuleContext& c) {
+  const int64_t chunks = 2 * c.config.parallel.context_parallel_size, length = c.config.model.seq_length;
+  if (chunks == 2 || length % chunks == 0) return {};
+  return str_cat("seq_length ", length, " is not divisible by 2 * context_parallel_size = ", chunks,
+                 ": every rank takes two equal chunks of a sequence");
+}
+
+Answer context_kind(const RuleContext& c) {
+  const std::vector<std::string>& kinds = c.config.parallel.cp_comm_type;
+  if (kinds.size() != 1) return "cp_comm_type takes one kind, for all layers";
+  return {};
+}
+
+Answer context_hierarchy(const RuleContext& c) {
+  const ParallelConfig& p = c.config.parallel;
+  const std::vector<int64_t>& sizes = p.hierarchical_context_parallel_sizes;
+  const bool hierarchical = p.cp_comm_type == std::vector<std::string>{"a2a+p2p"};
+  if (!hierarchical && !sizes.empty()) return "hierarchical_context_parallel_sizes needs cp_comm_type: [a2a+p2p]";
+  if (!hierarchical || (p.context_parallel_size == 1 && sizes.empty())) return {};
+  if (sizes.size() == 2 && sizes[0] * sizes[1] == p.context_parallel_size) return {};
+  return str_cat(
+      "cp_comm_type a2a+p2p needs hierarchical_context_parallel_sizes: [ranks of a group, groups], whose "
+      "product is context_parallel_size ",
+      p.context_parallel_size);
+}
+
+/// Ranks over which cp_comm_type scatters the heads of a tensor rank.
+int64_t ranks_for_heads(const ParallelConfig& p) {
+  if (p.context_parallel_size == 1 || p.cp_comm_type.empty()) return 1;
+  if (p.cp_comm_type[0] == "a2a") return p.context_parallel_size;
+  const std::vector<int64_t>& sizes = p.hierarchical_context_parallel_sizes;
+  return p.cp_comm_type[0] == "a2a+p2p" && !sizes.empty() ? sizes[0] : 1;
+}
+
+Answer context_heads(const RuleContext& c) {
+  const ParallelConfig& p = c.config.parallel;
+  const int64_t tensor = p.tensor_model_parallel_size, ranks = tensor * ranks_for_heads(p);
+  if (ranks == tensor) return {};
+  std::vector<LayerConfig> layers;
+  try {
+    for (int64_t i = 0; i < c.config.model.num_layers; ++i) layers.push_back(layer_config(c.config.model, i));
+  } catch (const UsageError&) {
+    return {};  // the rules of model.layers say what is wrong with them
+  }
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const int64_t heads = layers[i].num_attention_heads, groups = std::max<int64_t>(layers[i].num_query_groups, 1);
+    if (heads % ranks != 0) {
+      return str_cat("layer ", i, ": cp_comm_type ", p.cp_comm_type[0], " gives each of ", ranks,
+                     " tensor and context ranks as many heads, but there are ", heads, "; use p2p or all_gather");
+    }
+    if (groups % tensor != 0 && tensor % groups != 0) {
+      return str_cat("layer ", i, ": cp_comm_type ", p.cp_comm_type[0], " needs num_query_groups ", groups,
+                     " to divide tensor_model_parallel_size ", tensor, " or be divided by it; use p2p or all_gather");
+    }
+  }
+  return {};
 }
 Answer expert_not_yet(const RuleContext& c) {
   return not_yet(c.config.parallel.expert_model_parallel_size, "expert_model_parallel_size");
@@ -280,7 +340,14 @@ void add_parallel_rules(std::vector<Rule>& table) {
         {p + "tensor_model_parallel_size", p + "pipeline_model_parallel_size", p + "context_parallel_size"},
         world_divides},
        {"pipeline-parallel", {p + "pipeline_model_parallel_size"}, pipeline_not_yet},
-       {"context-parallel", {p + "context_parallel_size"}, context_not_yet},
+       {"context-chunks", {p + "context_parallel_size", "model.seq_length"}, context_chunks},
+       {"context-kind", {p + "cp_comm_type"}, context_kind},
+       {"context-hierarchy",
+        {p + "hierarchical_context_parallel_sizes", p + "cp_comm_type", p + "context_parallel_size"},
+        context_hierarchy},
+       {"context-heads",
+        {p + "cp_comm_type", p + "context_parallel_size", "model.num_attention_heads", "model.num_query_groups"},
+        context_heads},
        {"expert-parallel", {p + "expert_model_parallel_size"}, expert_not_yet},
        {"expert-tensor-parallel", {p + "expert_tensor_parallel_size"}, expert_tensor_not_yet},
        {"sequence-parallel", {p + "sequence_parallel", p + "tensor_model_parallel_size"}, sequence_parallel_alone},

@@ -48,8 +48,26 @@ Mesh full_mesh(const ParallelConfig& p, int64_t world_size, int64_t rank) {
 
 Mesh make_mesh(const ParallelConfig& parallel, int64_t world_size, int64_t rank) {
   Mesh mesh = full_mesh(parallel, world_size, rank);
+  if (parallel.cp_comm_type == std::vector<std::string>{"a2a+p2p"} && parallel.context_parallel_size > 1) {
+    const std::vector<int64_t>& sizes = parallel.hierarchical_context_parallel_sizes;
+    MEGATRON_CHECK(sizes.size() == 2 && sizes[0] * sizes[1] == parallel.context_parallel_size, "a rule of the config");
+    std::vector<std::pair<std::string, int64_t>> axes;
+    for (const MeshAxis& axis : mesh.axes) {
+      if (axis.name != "cp") {
+        axes.emplace_back(axis.name, axis.size);
+        continue;
+      }
+      axes.emplace_back(kContextAxes[1], sizes[0]);
+      axes.emplace_back(kContextAxes[2], sizes[1]);
+    }
+    mesh = with_coordinates(axes, rank);
+  }
   std::erase_if(mesh.axes, [](const MeshAxis& axis) { return axis.size == 1; });
   return mesh;
+}
+
+ParallelContext make_parallel_context(const ParallelConfig& parallel, int64_t world_size, int64_t rank) {
+  return {make_mesh(parallel, world_size, rank), parallel.sequence_parallel, parallel.cp_comm_type.at(0)};
 }
 
 Mesh full_expert_mesh(const ParallelConfig& p, int64_t world_size, int64_t rank) {

@@ -13,10 +13,6 @@ namespace {
 /// Host backends give up by themselves; a wait on a GPU ends only with the process.
 constexpr double kStandstillSeconds = 1200;
 
-ParallelContext parallel_context(const Config& config, World& world) {
-  return {make_mesh(config.parallel, world.size(), world.rank()), config.parallel.sequence_parallel};
-}
-
 }  // namespace
 
 RankContext::RankContext(const Config& config)
@@ -24,7 +20,7 @@ RankContext::RankContext(const Config& config)
 
 RankContext::RankContext(const Config& config, World& world)
     : world_(&world),
-      parallel_(parallel_context(config, world)),
+      parallel_(make_parallel_context(config.parallel, world.size(), world.rank())),
       device_(world.size() == 1 ? make_device(config.run) : make_device(config.run, world)) {
   if (world.size() == 1) return;
   recorder_ = std::make_shared<FlightRecorder>();
@@ -43,13 +39,30 @@ int64_t RankContext::data_size() const {
   return data_parallel_size(parallel_.mesh());
 }
 
+BatchOptions RankContext::share_sequences(BatchOptions options) const {
+  options.context_rank = parallel_.context_rank();
+  options.context_ranks = parallel_.context_size();
+  return options;
+}
+
 std::vector<double> RankContext::sum_over_data(const std::vector<double>& values) {
-  if (data_size() == 1) return values;
+  return sum_over({"dp"}, values);
+}
+
+std::vector<double> RankContext::sum_over_tokens(const std::vector<double>& values) {
+  std::vector<std::string> axes = {"dp"};
+  axes.insert(axes.end(), std::begin(kContextAxes), std::end(kContextAxes));
+  return sum_over(axes, values);
+}
+
+std::vector<double> RankContext::sum_over(const std::vector<std::string>& axes, const std::vector<double>& values) {
+  const std::vector<int> group = group_of(parallel_.mesh(), axes);
+  if (group.size() == 1) return values;
   std::string mine(values.size() * sizeof(double), '\0');
   std::memcpy(mine.data(), values.data(), mine.size());
   const std::vector<std::string> all = world_->gather(mine);
   std::vector<double> sums(values.size(), 0.0), part(values.size());
-  for (const int rank : group_of(parallel_.mesh(), {"dp"})) {
+  for (const int rank : group) {
     const std::string& bytes = all[static_cast<size_t>(rank)];
     MEGATRON_CHECK(bytes.size() == mine.size(), "a rank adds another number of values");
     std::memcpy(part.data(), bytes.data(), bytes.size());
