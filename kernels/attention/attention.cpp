@@ -10,6 +10,9 @@
 #include "kernels/attention/attention_choice.h"
 #include "kernels/attention/attention_cudnn.h"
 #include "program/plan.h"
+#ifdef MEGATRON_HAVE_CUDA
+#include "program/elementwise_cuda.h"
+#endif
 
 namespace megatron {
 namespace {
@@ -25,8 +28,7 @@ std::string describe(const AttentionOptions& o, const AttentionSizes& sizes) {
   if (o.implementation == AttentionImplementation::kOwn) text += " own kernel";
   if (o.implementation == AttentionImplementation::kCudnn) text += " cuDNN";
   if (o.parts.ranks > 1) {
-    text += str_cat(" part ", o.parts.queries);
-    text += o.parts.keys < 0 ? str_cat(" of ", o.parts.ranks) : str_cat(" on ", o.parts.keys, " of ", o.parts.ranks);
+    text += str_cat(" part ", o.parts.queries, " on ", o.parts.keys, " of ", o.parts.ranks);
   }
   return text + str_cat(" queries=", sizes.queries, " keys=", sizes.keys);
 }
@@ -62,8 +64,8 @@ void check_dropout(const Operands& operands, const AttentionOptions& options, in
 }
 
 /// Queries and keys are parts of a sequence, each rank with its own.
-bool pairs_parts(const AttentionOptions& options) {
-  return options.parts.ranks > 1 && options.parts.keys >= 0;
+bool pairs_parts(const AttentionOptions& options, const AttentionSizes& sizes) {
+  return options.parts.ranks > 1 && sizes.queries == sizes.keys;
 }
 
 /// [b, g, q, s] seen as [s, b, g, q].
@@ -104,8 +106,10 @@ class AttentionBase : public OpKind {
     }
     args.query_places.low = args.query_places.high = first_query;
     const SequenceParts& parts = options_.parts;
-    if (parts.ranks > 1) args.query_places = zigzag_places(c.in(kQ).shape[0], parts.queries, parts.ranks);
-    if (pairs_parts(options_)) args.key_places = zigzag_places(c.in(kK).shape[0], parts.keys, parts.ranks);
+    if (parts.ranks > 1) {
+      args.query_places = zigzag_places(c.in(kQ).shape[0], parts.queries, parts.ranks);
+      args.key_places = zigzag_places(c.in(kK).shape[0], parts.keys, parts.ranks);
+    }
     return args;
   }
 
@@ -122,10 +126,10 @@ class Attention final : public AttentionBase {
     check_sizes(operands, sizes_);
     check_dropout(operands, options_, kStep, kSample, kPosition);
     const char* text =
-        pairs_parts(options_) ? "sbgqd,sbgd,sbge,sb,,b,sb->sbgqe,bgqs" : "sbgqd,tbgd,tbge,sb,,b,sb->sbgqe,bgqs";
+        pairs_parts(options_, sizes_) ? "sbgqd,sbgd,sbge,sb,,b,sb->sbgqe,bgqs" : "sbgqd,tbgd,tbge,sb,,b,sb->sbgqe,bgqs";
     Signature s = parse_signature(text, operands[kQ]->dtype);
     s.results[1].dtype = accumulation_dtype(operands[kQ]->dtype);
-    s.whole = pairs_parts(options_) ? "de" : "tde";
+    s.whole = pairs_parts(options_, sizes_) ? "de" : "tde";
     return s;
   }
   bool takes_strided(int i) const override { return i <= kV; }
@@ -172,10 +176,10 @@ class AttentionBackward final : public AttentionBase {
     check_dtypes(operands, {kK, kV, kBackOut, kBackDout});
     check_sizes(operands, sizes_);
     check_dropout(operands, options_, kBackStep, kBackSample, kBackPosition);
-    const char* text = pairs_parts(options_) ? "sbgqd,sbgd,sbge,sbgqe,bgqs,sbgqe,sb,,b,sb->sbgqd,sbgd,sbge"
-                                             : "sbgqd,tbgd,tbge,sbgqe,bgqs,sbgqe,sb,,b,sb->sbgqd,tbgd,tbge";
+    const char* text = pairs_parts(options_, sizes_) ? "sbgqd,sbgd,sbge,sbgqe,bgqs,sbgqe,sb,,b,sb->sbgqd,sbgd,sbge"
+                                                     : "sbgqd,tbgd,tbge,sbgqe,bgqs,sbgqe,sb,,b,sb->sbgqd,tbgd,tbge";
     Signature s = parse_signature(text, operands[kQ]->dtype);
-    s.whole = pairs_parts(options_) ? "de" : "tde";
+    s.whole = pairs_parts(options_, sizes_) ? "de" : "tde";
     s.linear = {{kBackDout}};
     return s;
   }
@@ -263,16 +267,48 @@ int64_t attention_own_workspace_cuda(const AttentionArgs& args) {
 }
 
 #ifdef MEGATRON_HAVE_CUDA
+namespace {
+
+/// [s, b, g, q] seen as [b, g, q, s], as the statistics lie.
+Tensor queries_last(const Tensor& t) {
+  return {t.data,
+          t.dtype,
+          {t.shape[1], t.shape[2], t.shape[3], t.shape[0]},
+          {t.strides[1], t.strides[2], t.strides[3], t.strides[0]}};
+}
+
+}  // namespace
+
 void attention_cuda(const AttentionArgs& args, void* workspace, void* stream) {
   const AttentionChoice choice = choose_attention(args);
-  if (choice.cudnn) return attention_cudnn(choice, args, workspace, stream);
-  attention_own_cuda(args, workspace, stream);
+  if (!choice.cudnn) return attention_own_cuda(args, workspace, stream);
+  if (!choice.part) return attention_cudnn(choice, args, workspace, stream);
+  const Tensor lse = late_statistics(args, static_cast<std::byte*>(workspace) + choice.statistics_offset);
+  attention_cudnn(choice, cut_part(args, *choice.part, lse), workspace, stream);
+  if (!choice.part->late_queries) return;
+  const int64_t rows = args.q.shape[0];
+  zero_strided_cuda(rows_of_part(args.out, 0, rows / 2), stream);
+  if (!args.lse) return;
+  copy_strided_cuda(queries_last(lse), queries_last(rows_of_part(args.lse, rows / 2, rows)), stream);
+  fill_lowest_cuda(rows_of_part(args.lse, 0, rows / 2), stream);
 }
 
 void attention_backward_cuda(const AttentionBackwardArgs& args, void* workspace, void* stream) {
   const AttentionChoice choice = choose_attention(args);
-  if (choice.cudnn) return attention_backward_cudnn(choice, args, workspace, stream);
-  attention_backward_own_cuda(args, workspace, stream);
+  if (!choice.cudnn) return attention_backward_own_cuda(args, workspace, stream);
+  if (!choice.part) return attention_backward_cudnn(choice, args, workspace, stream);
+  const AttentionArgs& f = args.forward;
+  const Tensor lse = late_statistics(f, static_cast<std::byte*>(workspace) + choice.statistics_offset);
+  const int64_t rows = f.q.shape[0], keys = f.k.shape[0];
+  if (choice.part->late_queries) {
+    copy_strided_cuda(queries_last(rows_of_part(f.lse, rows / 2, rows)), queries_last(lse), stream);
+    zero_strided_cuda(rows_of_part(args.dq, 0, rows / 2), stream);
+  }
+  attention_backward_cudnn(choice, cut_part(args, *choice.part, lse), workspace, stream);
+  if (choice.part->early_keys) {
+    zero_strided_cuda(rows_of_part(args.dk, keys / 2, keys), stream);
+    zero_strided_cuda(rows_of_part(args.dv, keys / 2, keys), stream);
+  }
 }
 #endif
 
@@ -298,7 +334,7 @@ double attention_flops(const AttentionArgs& args) {
   const Dims &q = args.q.shape, &k = args.k.shape, &v = args.v.shape;
   const double queries = static_cast<double>(q[0]), keys = static_cast<double>(k[0]);
   double visible = keys;                             // per query
-  const bool shared = args.options.parts.ranks > 1;  // an early and a late part of the queries see half on average
+  const bool shared = args.options.parts.ranks > 1;  // a part sees half of every part
   if (args.options.causal) visible = shared ? keys / 2 : std::max(keys - queries / 2, keys / 2);
   if (args.options.window_left >= 0) {
     const double right = args.options.causal ? 0 : static_cast<double>(args.options.window_right);

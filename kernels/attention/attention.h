@@ -17,11 +17,11 @@ class ThreadPool;
 /// What runs attention on a GPU: the best that takes the case (attention_choice.h), or always the one.
 enum class AttentionImplementation : uint8_t { kBest, kOwn, kCudnn };
 
-/// Which parts of a sequence that `ranks` share (base/zigzag.h) the queries and the keys are; -1: the whole, in order.
-/// Masks and dropout go by the places in the whole sequence.
+/// Which parts of a sequence that `ranks` share (base/zigzag.h) the queries and the keys are. Masks and dropout go by
+/// the places in the whole sequence.
 struct SequenceParts {
   int64_t ranks = 1;
-  int64_t queries = -1, keys = -1;
+  int64_t queries = 0, keys = 0;
 };
 
 struct AttentionOptions {
@@ -60,8 +60,9 @@ struct AttentionResult {
 /// query sees; zero when it sees none. q [s,b,g,q,d], k [t,b,g,d], v [t,b,g,e]: g key-value groups with q query heads
 /// each (q = 1: multi-head, g = 1: multi-query). Softmax in fp64 for fp64, else fp32. Operands may be strided views.
 /// Dropout bits are keyed by (seed, name, global head g * heads per group + q, key index, query position, sample,
-/// step). Where both queries and keys are parts of a sequence, s and t are one dimension: each rank takes the keys that
-/// it holds. Vaswani et al. 2017 (arXiv:1706.03762); memory-free form: Dao et al. 2022 (arXiv:2205.14135).
+/// step). Where they are parts of a sequence, keys may have as many rows as queries, and are then placed as these are:
+/// each rank takes the keys that it holds. Vaswani et al. 2017 (arXiv:1706.03762); memory-free form: Dao et al. 2022
+/// (arXiv:2205.14135).
 AttentionResult attention(Trace& trace, Value q, Value k, Value v, const AttentionOptions& options,
                           const AttentionExtras& extras = {});
 
@@ -114,6 +115,9 @@ int64_t attention_backward_workspace_cuda(const AttentionBackwardArgs& args);
 void attention_own_cuda(const AttentionArgs& args, void* workspace, void* stream);
 int64_t attention_own_workspace_cuda(const AttentionArgs& args);
 void attention_backward_own_cuda(const AttentionBackwardArgs& args, void* workspace, void* stream);
+
+/// The lse [s,b,g,q] of queries that see no key.
+void fill_lowest_cuda(const Tensor& lse, void* stream);
 
 /// What runs each kind of attention of the program on a GPU, and why: one line each, for the list of decisions.
 std::vector<std::string> attention_decisions(const Program& program);

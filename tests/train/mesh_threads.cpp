@@ -22,15 +22,10 @@ struct MeshCase {
   int cp = 1;
   const char* cp_comm_type = "p2p";
 };
-constexpr MeshCase kMeshes[] = {{2, 1, false},
-                                {4, 1, false},
-                                {2, 2, false},
-                                {2, 2, true},
-                                {4, 2, false},
-                                {4, 2, true},
-                                {2, 1, false, 2, "p2p"},
-                                {4, 1, false, 2, "all_gather"},
-                                {4, 2, true, 2, "p2p"}};
+constexpr MeshCase kMeshes[] = {
+    {2, 1, false},         {4, 1, false}, {2, 2, false},           {2, 2, true},
+    {4, 2, false},         {4, 2, true},  {2, 1, false, 2, "p2p"}, {4, 1, false, 2, "all_gather"},
+    {4, 2, true, 2, "p2p"}};
 
 Settings on_mesh(Settings settings, const MeshCase& mesh) {
   settings["parallel.tensor_model_parallel_size"] = std::to_string(mesh.tp);
