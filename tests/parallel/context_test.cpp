@@ -74,4 +74,62 @@ TEST_CASE("context parallelism: heads for sequence among neighbours, a ring betw
   check_gradients(awkward_context_setup(), "a2a+p2p", {{{{"cp_a2a", 2}, {"cp_p2p", 4}}}});
 }
 
+TEST_CASE("context parallelism: 20 steps with clipping and accumulation") {
+  for (TrainSetup setup : {gpt2_setup(), awkward_context_setup()}) {
+    setup.steps = 20;
+    const TrainResult one = train_on(setup, {}, false);
+    CHECK(one.losses.back() < one.losses.front());
+    for (const char* kind : {"p2p", "all_gather"}) {
+      setup.cp_comm_type = kind;
+      const TrainResult many = train_on(setup, {{"tp", 2}, {"cp", 2}}, true);
+      CHECK(relative_difference(many.losses, one.losses) < 1e-10);
+      CHECK(relative_difference(many.norms, one.norms) < 1e-8);
+    }
+  }
+}
+
+TEST_CASE("context parallelism: recomputation changes nothing, and two runs give the same bits") {
+  for (const char* kind : {"p2p", "all_gather", "a2a"}) {
+    TrainSetup setup = gpt2_setup();
+    setup.cp_comm_type = kind;
+    const AxisSizes sizes = {{"cp", 4}};
+    const TrainResult kept = train_on(setup, sizes, false);
+    CHECK(train_on(setup, sizes, false).first_gradients == kept.first_gradients);
+    setup.change = [](Program& program) {
+      CHECK(recompute(program, [](const Program&, ValueId) { return true; }) > 0);
+    };
+    const TrainResult again = train_on(setup, sizes, false);
+    CHECK(again.losses == kept.losses);
+    CHECK(again.first_gradients == kept.first_gradients);
+  }
+}
+
+TEST_CASE("context parallelism: tokens at other places than the zig-zag's are noticed") {
+  for (const char* kind : {"p2p", "all_gather", "a2a"}) {
+    TrainSetup setup = llama_setup();
+    setup.cp_comm_type = kind;
+    const TrainResult right = train_on(setup, {{"cp", 2}}, false);
+    setup.parts_in_order = true;
+    CHECK(relative_difference(train_on(setup, {{"cp", 2}}, false).losses, right.losses) > 1e-6);
+  }
+}
+
+TEST_CASE("context parallelism: all ranks of a ring call the same collectives in the same order") {
+  const auto calls = [](const Program& program) {
+    std::vector<std::string> names;
+    for (const auto& list : program.lists) {
+      for (const OpId id : list) {
+        const OpKind& kind = *program.op(id).kind;
+        if (!kind.comm_axis().empty()) names.push_back(kind.name() + " " + kind.attributes());
+      }
+    }
+    return names;
+  };
+  const std::vector<Mesh> meshes = meshes_of({{"cp", 4}});
+  const std::vector<std::string> first = calls(loss_program(llama_setup(), meshes[0], false));
+  CHECK(std::count(first.begin(), first.end(), "ring_shift cp by 1") ==
+        2 * (3 + 3 + 3));  // layers; keys twice, gradients
+  for (const Mesh& mesh : meshes) CHECK(calls(loss_program(llama_setup(), mesh, false)) == first);
+}
+
 }  // namespace megatron::testing

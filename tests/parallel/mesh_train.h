@@ -29,6 +29,7 @@ struct TrainSetup {
   /// Makes the training program in another way (faults).
   std::function<Program(const Mesh&)> trace;
   std::string cp_comm_type = "p2p";
+  bool parts_in_order = false;  ///< a fault: context ranks get consecutive halves of sequences
 };
 
 struct TrainResult {
@@ -91,7 +92,7 @@ class MeshTrainer {
   /// Place in the sequence of row `row` of the global tensors, which hold the ranks' parts one after the other.
   int64_t place(int64_t row) const {
     const int64_t ranks = ParallelContext(run_.mesh(0), false).context_size();
-    if (ranks == 1) return row;
+    if (ranks == 1 || setup_.parts_in_order) return row;
     const int64_t rows = setup_.spec.seq_length / ranks;
     return zigzag_places(rows, row / rows, ranks).at(row % rows);
   }
