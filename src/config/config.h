@@ -29,6 +29,8 @@ struct ParallelConfig {
   int64_t tensor_model_parallel_size = 1;
   int64_t pipeline_model_parallel_size = 1;
   int64_t context_parallel_size = 1;
+  std::vector<std::string> cp_comm_type = {"p2p"};  ///< one: p2p | all_gather | a2a | a2a+p2p
+  std::vector<int64_t> hierarchical_context_parallel_sizes;
   int64_t expert_model_parallel_size = 1;
   int64_t expert_tensor_parallel_size = 0;  ///< derived: tensor_model_parallel_size
   bool sequence_parallel = false;

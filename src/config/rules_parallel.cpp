@@ -1,6 +1,10 @@
 // Rules about ranks: which sizes and switches of section `parallel` go together, and with the batch. One entry per
 // refusal: name, keys, condition and sentence; entries stand alone and in no particular order.
+#include <algorithm>
+
+#include "base/error.h"
 #include "base/strings.h"
+#include "config/layer_config.h"
 #include "config/rules.h"
 
 namespace megatron::detail {
@@ -30,7 +34,8 @@ int64_t expert_ranks(const RuleContext& c) {
 
 /// For sizes that only 1 works of.
 std::string not_yet(const char* key, int64_t value) {
-  return str_cat(key, " ", value, " is not supported yet; this version has tensor and data parallelism: set 1");
+  return str_cat(key, " ", value,
+                 " is not supported yet; this version has tensor, context and data parallelism: set 1");
 }
 
 Answer batch_divides(const RuleContext& c) {
@@ -59,13 +64,72 @@ Answer instances_fit(const RuleContext& c) {
                                                            " does not divide the data-parallel size ", data_parallel));
 }
 
+Answer context_chunks(const RuleContext& c) {
+  const int64_t chunks = 2 * c.config.parallel.context_parallel_size, length = c.config.model.seq_length;
+  if (chunks == 2 || length % chunks == 0) return {};
+  return str_cat("seq_length ", length, " is not divisible by 2 * context_parallel_size = ", chunks,
+                 ": every rank takes two equal chunks of a sequence");
+}
+
+Answer context_kind(const RuleContext& c) {
+  const std::vector<std::string>& kinds = c.config.parallel.cp_comm_type;
+  if (kinds.size() != 1) return "cp_comm_type takes one kind, for all layers";
+  return {};
+}
+
+Answer context_hierarchy(const RuleContext& c) {
+  const ParallelConfig& p = c.config.parallel;
+  const std::vector<int64_t>& sizes = p.hierarchical_context_parallel_sizes;
+  const bool hierarchical = p.cp_comm_type == std::vector<std::string>{"a2a+p2p"};
+  if (!hierarchical && !sizes.empty()) return "hierarchical_context_parallel_sizes needs cp_comm_type: [a2a+p2p]";
+  if (!hierarchical || (p.context_parallel_size == 1 && sizes.empty())) return {};
+  if (sizes.size() == 2 && sizes[0] * sizes[1] == p.context_parallel_size) return {};
+  return str_cat(
+      "cp_comm_type a2a+p2p needs hierarchical_context_parallel_sizes: [ranks of a group, groups], whose "
+      "product is context_parallel_size ",
+      p.context_parallel_size);
+}
+
+/// Ranks over which cp_comm_type scatters the heads of a tensor rank.
+int64_t ranks_for_heads(const ParallelConfig& p) {
+  if (p.context_parallel_size == 1 || p.cp_comm_type.empty()) return 1;
+  if (p.cp_comm_type[0] == "a2a") return p.context_parallel_size;
+  const std::vector<int64_t>& sizes = p.hierarchical_context_parallel_sizes;
+  return p.cp_comm_type[0] == "a2a+p2p" && !sizes.empty() ? sizes[0] : 1;
+}
+
+Answer context_heads(const RuleContext& c) {
+  const ParallelConfig& p = c.config.parallel;
+  const int64_t tensor = p.tensor_model_parallel_size, ranks = tensor * ranks_for_heads(p);
+  if (ranks == tensor) return {};
+  std::vector<LayerConfig> layers;
+  try {
+    for (int64_t i = 0; i < c.config.model.num_layers; ++i) layers.push_back(layer_config(c.config.model, i));
+  } catch (const UsageError&) {
+    return {};  // the rules of model.layers say what is wrong with them
+  }
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const int64_t heads = layers[i].num_attention_heads, groups = std::max<int64_t>(layers[i].num_query_groups, 1);
+    if (heads % ranks != 0) {
+      return str_cat("layer ", i, ": cp_comm_type ", p.cp_comm_type[0], " gives each of ", ranks,
+                     " tensor and context ranks as many heads, but there are ", heads, "; use p2p or all_gather");
+    }
+    if (groups % tensor != 0 && tensor % groups != 0) {
+      return str_cat("layer ", i, ": cp_comm_type ", p.cp_comm_type[0], " needs num_query_groups ", groups,
+                     " to divide tensor_model_parallel_size ", tensor, " or be divided by it; use p2p or all_gather");
+    }
+  }
+  return {};
+}
+
 }  // namespace
 
 void add_parallel_rules(std::vector<Rule>& table) {
   const std::string tp = "parallel.tensor_model_parallel_size", pp = "parallel.pipeline_model_parallel_size",
                     cp = "parallel.context_parallel_size", ep = "parallel.expert_model_parallel_size",
                     etp = "parallel.expert_tensor_parallel_size", sp = "parallel.sequence_parallel",
-                    overlap = "parallel.tp_comm_overlap", optimizer = "parallel.use_distributed_optimizer",
+                    kind = "parallel.cp_comm_type", overlap = "parallel.tp_comm_overlap",
+                    optimizer = "parallel.use_distributed_optimizer",
                     sharding = "parallel.data_parallel_sharding_strategy";
   const auto add = [&table](const char* name, std::vector<std::string> keys, Answer (*check)(const RuleContext&)) {
     table.push_back({name, std::move(keys), check});
@@ -115,15 +179,15 @@ void add_parallel_rules(std::vector<Rule>& table) {
     return refuse_if(p.grad_reduce_in_bf16 && p.params_dtype != "bf16",
                      str_cat("grad_reduce_in_bf16 is for params_dtype: bf16, not ", p.params_dtype));
   });
+  add("context-chunks", {cp, "model.seq_length"}, context_chunks);
+  add("context-kind", {kind}, context_kind);
+  add("context-hierarchy", {"parallel.hierarchical_context_parallel_sizes", kind, cp}, context_hierarchy);
+  add("context-heads", {kind, cp, "model.num_attention_heads", "model.num_query_groups"}, context_heads);
 
   // Not there yet.
   add("pipeline-parallel", {pp}, [](const RuleContext& c) {
     const int64_t size = parallel(c).pipeline_model_parallel_size;
     return refuse_if(size > 1, not_yet("pipeline_model_parallel_size", size));
-  });
-  add("context-parallel", {cp}, [](const RuleContext& c) {
-    const int64_t size = parallel(c).context_parallel_size;
-    return refuse_if(size > 1, not_yet("context_parallel_size", size));
   });
   add("expert-parallel", {ep}, [](const RuleContext& c) {
     const int64_t size = parallel(c).expert_model_parallel_size;

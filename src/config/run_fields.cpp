@@ -29,6 +29,14 @@ std::vector<Field> fields(ParallelConfig& c) {
   list.add("pipeline_model_parallel_size", c.pipeline_model_parallel_size, "Ranks that share the stack of layers.")
       .at_least(1);
   list.add("context_parallel_size", c.context_parallel_size, "Ranks that share each sequence.").at_least(1);
+  list.add("cp_comm_type", c.cp_comm_type,
+           "How attention crosses the ranks that share a sequence: p2p passes keys and values around while it works, "
+           "all_gather fetches all of them first, a2a gives each rank whole sequences of some heads, a2a+p2p is a2a in "
+           "groups of neighbours and p2p between the groups.")
+      .choice({"p2p", "all_gather", "a2a", "a2a+p2p"});
+  list.add("hierarchical_context_parallel_sizes", c.hierarchical_context_parallel_sizes,
+           "cp_comm_type a2a+p2p: [ranks of a group, number of groups], whose product is context_parallel_size.")
+      .at_least(1);
   list.add("expert_model_parallel_size", c.expert_model_parallel_size, "Ranks that share the experts.").at_least(1);
   list.add("expert_tensor_parallel_size", c.expert_tensor_parallel_size,
            "Ranks that share each expert. Not set: tensor_model_parallel_size.")

@@ -4,7 +4,6 @@
 
 #include "base/check.h"
 #include "kernels/activation/activation.h"
-#include "kernels/attention/attention.h"
 #include "kernels/dropout/dropout.h"
 #include "kernels/embedding/embedding.h"
 #include "kernels/kv_cache/kv_cache.h"
@@ -12,6 +11,7 @@
 #include "kernels/linear/linear.h"
 #include "kernels/rmsnorm/rmsnorm.h"
 #include "kernels/spread_groups/spread_groups.h"
+#include "nn/context_attention.h"
 #include "program/elementwise.h"
 #include "program/views.h"
 
@@ -102,7 +102,7 @@ Value core_attention(Trace& t, const ModuleContext& c, const AttentionSpec& spec
     extras.sample = c.batch.samples;
     extras.position = c.batch.token_index;
   }
-  return attention(t, q, k, v, options, extras).out;
+  return context_attention(t, c.parallel, q, k, v, options, extras);
 }
 
 }  // namespace

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 
+#include "base/strings.h"
 #include "comm/buckets.h"
 #include "comm/collectives.h"
+#include "comm/context_collectives.h"
 #include "program/elementwise.h"
 #include "program/passes.h"
 #include "program/views.h"
@@ -15,6 +17,33 @@ Placement ParallelContext::tp_sharded(int dim) const {
   const int tp = mesh_.find("tp");
   if (tp >= 0) placement[static_cast<size_t>(tp)] = AxisPlacement::S(dim);
   return placement;
+}
+
+int64_t ParallelContext::context_size() const {
+  int64_t size = 1;
+  for (const MeshAxis& axis : mesh_.axes) {
+    if (starts_with(axis.name, "cp")) size *= axis.size;
+  }
+  return size;
+}
+
+int64_t ParallelContext::context_rank() const {
+  int64_t rank = 0, stride = 1;
+  for (const MeshAxis& axis : mesh_.axes) {  // the first is the inner one
+    if (!starts_with(axis.name, "cp")) continue;
+    rank += stride * axis.coordinate;
+    stride *= axis.size;
+  }
+  return rank;
+}
+
+ContextExchange ParallelContext::context_exchange() const {
+  ContextExchange exchange;
+  exchange.gathers = cp_comm_type_ == "all_gather";
+  if (mesh_.find("cp_a2a") >= 0) exchange.heads_axis = "cp_a2a";
+  if (mesh_.find("cp_p2p") >= 0) exchange.keys_axis = "cp_p2p";
+  if (mesh_.find("cp") >= 0) (cp_comm_type_ == "a2a" ? exchange.heads_axis : exchange.keys_axis) = "cp";
+  return exchange;
 }
 
 namespace {
@@ -32,8 +61,10 @@ Placement over_data(Placement placement, const Mesh& mesh, int dim) {
 
 Placement ParallelContext::tokens() const {
   Placement placement = over_data(replicated(), mesh_, 1);
-  const int cp = mesh_.find("cp");
-  if (cp >= 0) placement[static_cast<size_t>(cp)] = AxisPlacement::S(0);
+  for (const char* axis : kContextAxes) {
+    const int cp = mesh_.find(axis);
+    if (cp >= 0) placement[static_cast<size_t>(cp)] = AxisPlacement::S(0);
+  }
   return placement;
 }
 
@@ -119,6 +150,22 @@ int64_t data_parallel_rank(const Mesh& mesh) {
     stride *= axis.size;
   }
   return rank;
+}
+
+Value ParallelContext::gather_sequence(Trace& t, Value x, const std::string& axis) const {
+  return all_gather(t, x, axis);
+}
+
+std::vector<Value> ParallelContext::pass_on(Trace& t, const std::vector<Value>& values, const std::string& axis) const {
+  return ring_shift(t, values, axis, 1);
+}
+
+Value ParallelContext::heads_for_sequence(Trace& t, Value x, const std::string& axis) const {
+  return megatron::heads_for_sequence(t, x, axis, 2);
+}
+
+Value ParallelContext::sequence_for_heads(Trace& t, Value x, const std::string& axis) const {
+  return megatron::sequence_for_heads(t, x, axis, 2);
 }
 
 Value reduce_partial(Trace& t, Value x) {

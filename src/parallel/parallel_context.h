@@ -22,6 +22,16 @@ struct DataParallel {
   bool reduce_in_bf16 = false;           ///< terms of the sums of gradients travel as bf16
 };
 
+/// Mesh axes of context parallelism: "cp", or with cp_comm_type a2a+p2p the two that it is made of, the first inside.
+inline constexpr const char* kContextAxes[] = {"cp", "cp_a2a", "cp_p2p"};
+
+/// How attention reaches the keys of the ranks that share its sequences.
+struct ContextExchange {
+  std::string heads_axis;  ///< axis over which heads are scattered and the sequence gathered; "": none
+  std::string keys_axis;   ///< axis over which queries stay where they are; "": none
+  bool gathers = false;    ///< over keys_axis keys and values are gathered, else passed around
+};
+
 class ParallelContext {
  public:
   ParallelContext() = default;
@@ -35,11 +45,21 @@ class ParallelContext {
     other.pieces_ = pieces;
     return other;
   }
+  /// The same with attention over context ranks of kind `cp_comm_type` (section `parallel`).
+  ParallelContext with_context(std::string cp_comm_type) const {
+    ParallelContext other = *this;
+    other.cp_comm_type_ = std::move(cp_comm_type);
+    return other;
+  }
 
   const Mesh& mesh() const { return mesh_; }
   /// Ranks along tp.
   int64_t tp_size() const { return mesh_.find("tp") < 0 ? 1 : mesh_.axes[static_cast<size_t>(mesh_.find("tp"))].size; }
   const DataParallel& data() const { return data_; }
+  /// Ranks that share a sequence, and this one's place among them: it holds part context_rank() (base/zigzag.h).
+  int64_t context_size() const;
+  int64_t context_rank() const;
+  ContextExchange context_exchange() const;
   bool sequence_parallel() const { return sequence_parallel_ && mesh_.find("tp") >= 0; }
 
   /// Replicated everywhere.
@@ -67,6 +87,14 @@ class ParallelContext {
   Value reduce_out(Trace& t, Value x) const;
   /// A value cut over tp on dimension 0, whole on every rank.
   Value gather_out(Trace& t, Value x) const;
+  /// A part of the sequence, contiguous on dimension 0, from every rank of context axis `axis`: theirs one after the
+  /// other.
+  Value gather_sequence(Trace& t, Value x, const std::string& axis) const;
+  /// Every rank of `axis` gets the values of the rank before it, and gives its own to the next.
+  std::vector<Value> pass_on(Trace& t, const std::vector<Value>& values, const std::string& axis) const;
+  /// x [S, B, G, ...] from a part of S with this tensor rank's groups to all of S with a part of these, and back.
+  Value heads_for_sequence(Trace& t, Value x, const std::string& axis) const;
+  Value sequence_for_heads(Trace& t, Value x, const std::string& axis) const;
 
  private:
   Mesh mesh_;
@@ -80,6 +108,7 @@ class ParallelContext {
   bool sequence_parallel_ = false;
   int64_t pieces_ = 1;
   DataParallel data_;
+  std::string cp_comm_type_ = "p2p";
 };
 
 /// Ranks that train on different samples, and the place of this rank among them: axes dp and, outside of it, dp_outer,

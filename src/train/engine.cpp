@@ -122,12 +122,7 @@ void TrainEngine::write_batch(Executor& executor, const Batch& batch, double see
   stage_array(executor, inputs::kPositions, batch.position_ids);
   stage_array(executor, inputs::kStarts, batch.document_start);
   stage_array(executor, inputs::kSamples, batch.sample_ids);
-  if (executor.has_input(inputs::kTokenIndex)) {
-    std::vector<int32_t> index(batch.tokens.size());
-    for (size_t i = 0; i < index.size(); ++i)
-      index[i] = static_cast<int32_t>(static_cast<int64_t>(i) / batch.micro_batch_size);
-    stage_array(executor, inputs::kTokenIndex, index);
-  }
+  stage_array(executor, inputs::kTokenIndex, batch.token_index);
   stage_scalar(executor, inputs::kSeed, seed);
   if (executor.has_input(inputs::kStep)) stage_scalar(executor, inputs::kStep, static_cast<double>(step));
   executor.upload();

@@ -38,13 +38,30 @@ int64_t RankContext::data_size() const {
   return data_parallel_size(parallel_.mesh());
 }
 
+BatchOptions RankContext::share_sequences(BatchOptions options) const {
+  options.context_rank = parallel_.context_rank();
+  options.context_ranks = parallel_.context_size();
+  return options;
+}
+
 std::vector<double> RankContext::sum_over_data(const std::vector<double>& values) {
-  if (data_size() == 1) return values;
+  return sum_over({"dp", kOuterData}, values);
+}
+
+std::vector<double> RankContext::sum_over_tokens(const std::vector<double>& values) {
+  std::vector<std::string> axes = {"dp", kOuterData};
+  axes.insert(axes.end(), std::begin(kContextAxes), std::end(kContextAxes));
+  return sum_over(axes, values);
+}
+
+std::vector<double> RankContext::sum_over(const std::vector<std::string>& axes, const std::vector<double>& values) {
+  const std::vector<int> group = group_of(parallel_.mesh(), axes);
+  if (group.size() == 1) return values;
   std::string mine(values.size() * sizeof(double), '\0');
   std::memcpy(mine.data(), values.data(), mine.size());
   const std::vector<std::string> all = world_->gather(mine);
   std::vector<double> sums(values.size(), 0.0), part(values.size());
-  for (const int rank : group_of(parallel_.mesh(), {"dp", kOuterData})) {
+  for (const int rank : group) {
     const std::string& bytes = all[static_cast<size_t>(rank)];
     MEGATRON_CHECK(bytes.size() == mine.size(), "a rank adds another number of values");
     std::memcpy(part.data(), bytes.data(), bytes.size());

@@ -11,6 +11,7 @@
 #include "comm/mesh_comms.h"
 #include "comm/world.h"
 #include "config/config.h"
+#include "data/batch.h"
 #include "device/device.h"
 #include "parallel/parallel_context.h"
 
@@ -39,12 +40,18 @@ class RankContext {
 
   /// Sums over the data-parallel ranks, element by element and in rank order. Collective.
   std::vector<double> sum_over_data(const std::vector<double>& values);
+  /// The same over all ranks that hold different tokens: those that share a sequence too.
+  std::vector<double> sum_over_tokens(const std::vector<double>& values);
+  /// `options` for batches that hold this rank's part of each sequence.
+  BatchOptions share_sequences(BatchOptions options) const;
   /// What rank 0 gives. Collective.
   std::string from_first(const std::string& text);
   /// Notes what this rank does, for the report of a rank that does not move any more.
   void at(const std::string& phase);
 
  private:
+  std::vector<double> sum_over(const std::vector<std::string>& axes, const std::vector<double>& values);
+
   std::unique_ptr<World> alone_;
   World* world_;
   ParallelContext parallel_;

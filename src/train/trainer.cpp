@@ -68,6 +68,7 @@ class Trainer {
 
   void set_up() {
     data_ = open_data(config_);
+    data_.batch_options = ranks_->share_sequences(data_.batch_options);
     for (const std::string& note : data_.splits.notes) decisions_.push_back(note);
     schedule_ = resolve_schedule(config_.optimizer, config_.training);
     scaler_ = make_loss_scaler(config_.precision);

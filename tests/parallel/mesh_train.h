@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/philox.h"
+#include "base/zigzag.h"
 #include "nn/language_model.h"
 #include "optim/update_program.h"
 #include "parallel/overlap.h"
@@ -32,6 +33,8 @@ struct TrainSetup {
   std::function<void(Program&)> change_update = [](Program&) {};
   /// Makes the training program in another way (faults).
   std::function<Program(const Mesh&)> trace;
+  std::string cp_comm_type = "p2p";
+  bool parts_in_order = false;  ///< a fault: context ranks get consecutive halves of sequences
 };
 
 struct TrainResult {
@@ -46,8 +49,10 @@ inline Program loss_program(const TrainSetup& setup, const Mesh& mesh, bool sequ
   program.name = "train";
   program.mesh = mesh;
   Trace t(program, true);
-  trace_loss(t, setup.spec, ParallelContext(mesh, sequence_parallel, setup.data).in_pieces(setup.pieces),
-             {.micro_batch_size = setup.micro_batch, .training = true, .attention_starts = setup.attention_starts});
+  trace_loss(
+      t, setup.spec,
+      ParallelContext(mesh, sequence_parallel, setup.data).in_pieces(setup.pieces).with_context(setup.cp_comm_type),
+      {.micro_batch_size = setup.micro_batch, .training = true, .attention_starts = setup.attention_starts});
   differentiate(program);
   setup.change(program);
   bucket_by_unit(program, setup.data, [](const std::string& scope) { return scope.substr(0, 16); });
@@ -107,6 +112,13 @@ class MeshTrainer {
   MeshRun& mesh() { return run_; }
 
  private:
+  /// Place in the sequence of row `row` of the global tensors, which hold the ranks' parts one after the other.
+  int64_t place(int64_t row) const {
+    const int64_t ranks = ParallelContext(run_.mesh(0), false).context_size();
+    if (ranks == 1 || setup_.parts_in_order) return row;
+    const int64_t rows = setup_.spec.seq_length / ranks;
+    return zigzag_places(rows, row / rows, ranks).at(row % rows);
+  }
   int64_t sample(int step, int micro, int64_t b) const {
     return (step * setup_.micro_batches + micro) * setup_.micro_batch + b;
   }
@@ -127,7 +139,7 @@ class MeshTrainer {
   void fill_batch(int step, int micro, double divisor) {
     const int64_t B = setup_.micro_batch;
     const auto per_token = [&](const char* name, const std::function<double(int64_t, int64_t)>& value) {
-      run_.fill("train", name, [&](int64_t i) { return value(sample(step, micro, i % B), i / B); });
+      run_.fill("train", name, [&](int64_t i) { return value(sample(step, micro, i % B), place(i / B)); });
     };
     const auto token = [&](uint32_t salt) {
       return [this, salt](int64_t n, int64_t s) {

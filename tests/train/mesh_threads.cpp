@@ -19,12 +19,19 @@ namespace {
 struct MeshCase {
   int ranks, tp;
   bool sp;
+  int cp = 1;
+  const char* cp_comm_type = "p2p";
 };
-constexpr MeshCase kMeshes[] = {{2, 1, false}, {4, 1, false}, {2, 2, false}, {2, 2, true}, {4, 2, false}, {4, 2, true}};
+constexpr MeshCase kMeshes[] = {
+    {2, 1, false},         {4, 1, false}, {2, 2, false},           {2, 2, true},
+    {4, 2, false},         {4, 2, true},  {2, 1, false, 2, "p2p"}, {4, 1, false, 2, "all_gather"},
+    {4, 2, true, 2, "p2p"}};
 
 Settings on_mesh(Settings settings, const MeshCase& mesh) {
   settings["parallel.tensor_model_parallel_size"] = std::to_string(mesh.tp);
   if (mesh.sp) settings["parallel.sequence_parallel"] = "true";
+  settings["parallel.context_parallel_size"] = std::to_string(mesh.cp);
+  settings["parallel.cp_comm_type"] = std::string("[") + mesh.cp_comm_type + "]";
   return settings;
 }
 
@@ -48,6 +55,7 @@ class RankRun {
         data_(open_data(config_)),
         ranks_(std::make_shared<RankContext>(config_, world)),
         engine_(config_, make_train_programs(config_, data_.vocab_size, ranks_->parallel()), ranks_) {
+    data_.batch_options = ranks_->share_sequences(data_.batch_options);
     initialize_parameters(engine_.train_program(), engine_.store(), 77, engine_.pool());
   }
 
@@ -115,7 +123,7 @@ void check_meshes(const Settings& changes) {
   const Settings settings = exact(changes);
   const std::vector<double> one = train_on(settings, {1, 1, false}, 4);
   for (const MeshCase& mesh : kMeshes) {
-    INFO(mesh.ranks << " ranks, tp " << mesh.tp << (mesh.sp ? ", sp" : ""));
+    INFO(mesh.ranks << " ranks, tp " << mesh.tp << (mesh.sp ? ", sp" : "") << ", cp " << mesh.cp);
     CHECK(worst_difference(train_on(settings, mesh, 4), one) < 1e-10);
   }
 }
