@@ -383,7 +383,10 @@ std::optional<FileLock> FileLock::try_lock(const std::string& path, std::string_
   FileLock lock(path, std::string(text), fd);
   const int result = checked([&] { return ::flock(fd, LOCK_EX | LOCK_NB); });
   if (result == -EWOULDBLOCK) {
-    if (owner != nullptr) *owner = read_file(path, 4096);
+    if (owner != nullptr) {  // who may be writing it just now: whatever is there will do
+      owner->resize(4096);
+      owner->resize(static_cast<size_t>(std::max<ssize_t>(0, ::pread(fd, owner->data(), owner->size(), 0))));
+    }
     return std::nullopt;
   }
   if (result < 0) throw_file_error("lock", path, -result);
