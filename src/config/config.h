@@ -33,6 +33,7 @@ struct ParallelConfig {
   int64_t expert_tensor_parallel_size = 0;  ///< derived: tensor_model_parallel_size
   bool sequence_parallel = false;
   std::string data_parallel_sharding_strategy = "no_shard";
+  double distributed_timeout_minutes = 10;
 
   bool operator==(const ParallelConfig&) const = default;
 };

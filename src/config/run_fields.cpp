@@ -39,6 +39,11 @@ std::vector<Field> fields(ParallelConfig& c) {
   list.add("data_parallel_sharding_strategy", c.data_parallel_sharding_strategy,
            "What data-parallel ranks share instead of holding copies.")
       .choice({"no_shard", "optim", "optim_grads", "optim_grads_params"});
+  list.add("distributed_timeout_minutes", c.distributed_timeout_minutes,
+           "A job in which a rank has not moved for so long is ended (exit code 4), and the rank is named. Until the "
+           "first step is done: three times as long.")
+      .above(0)
+      .ignored();
   return list.take();
 }
 
