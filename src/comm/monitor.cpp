@@ -152,7 +152,7 @@ class Monitor::Watch {
       }
       if (!verdict) verdict = rank_ == 0 ? judge_standstill(states(), seconds_, patience()) : judge_first();
       if (!verdict) continue;
-      if (rank_ == 0) tell_all({kVerdict, pack(*verdict)});
+      tell_all({kVerdict, pack(*verdict)});  // also a rank 0 that was stopped and wakes up alone learns why
       return end_(*verdict);
     }
     if (rank_ == 0 && last_.kind == kFailed) {
