@@ -41,6 +41,7 @@ struct ParallelConfig {
   bool overlap_param_gather = false;
   std::optional<int64_t> ddp_bucket_size;  ///< elements; not set: max(40 M, 1 M * data-parallel size)
   int64_t num_distributed_optimizer_instances = 1;
+  double distributed_timeout_minutes = 10;
 
   bool operator==(const ParallelConfig&) const = default;
 };

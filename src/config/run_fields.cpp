@@ -68,6 +68,11 @@ std::vector<Field> fields(ParallelConfig& c) {
            "Groups of data-parallel ranks that each hold everything that is divided: less memory saved, less traffic "
            "between groups.")
       .at_least(1);
+  list.add("distributed_timeout_minutes", c.distributed_timeout_minutes,
+           "A job in which a rank has not moved for so long is ended (exit code 4), and the rank is named. Until the "
+           "first step is done: three times as long.")
+      .above(0)
+      .ignored();
   return list.take();
 }
 

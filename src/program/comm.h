@@ -78,9 +78,15 @@ class Comm {
   /// Returns when all ranks are here; on a GPU, when `stream` has come here on all of them.
   void barrier(void* stream = nullptr);
 
+  /// What the next calls are about, for records and messages: the name of a value that outlives them; nullptr for none.
+  void set_subject(const std::string* subject) { subject_ = subject; }
+  const std::string* subject() const { return subject_; }
+
  private:
   void check(const CommCall& call) const;
   void checked_run(const CommCall& call);
+
+  const std::string* subject_ = nullptr;
 };
 
 }  // namespace megatron

@@ -250,12 +250,14 @@ void Executor::enqueue_op(Phase phase, const BoundOp& bound) {
   context.pool = options_.pool;
   context.stream = device().stream(stream);
   context.comm = bound.comm;
+  if (bound.comm != nullptr) bound.comm->set_subject(&plan_.program.value(op.results[0]).name);
   const ProfileRange range(op.scope.empty() ? op.kind->name() : op.scope);
   if (device().kind() == DeviceKind::kCuda) {
     op.kind->run_cuda(context);
   } else {
     op.kind->run_cpu(context);
   }
+  if (bound.comm != nullptr) bound.comm->set_subject(nullptr);
   if (bound.done != nullptr) device().record(*bound.done, stream);
   if (observer_.after) observer_.after(phase, bound);
 }

@@ -2,13 +2,16 @@
 // outside of programs.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
 #include "comm/flight_recorder.h"
 #include "comm/mesh_comms.h"
+#include "comm/monitor.h"
 #include "comm/world.h"
 #include "config/config.h"
 #include "data/batch.h"
@@ -26,6 +29,7 @@ class RankContext {
   /// DeviceError as make_mesh() and make_device() say. Without traffic the numbers of a run mean nothing; its times do.
   RankContext(const Config& config, World& world, Traffic traffic = Traffic::kReal);
 
+  /// Its gathers are recorded.
   World& world() { return *world_; }
   int rank() const { return world_->rank(); }
   int size() const { return world_->size(); }
@@ -48,17 +52,29 @@ class RankContext {
   std::string from_first(const std::string& text);
   /// Notes what this rank does, for the report of a rank that does not move any more.
   void at(const std::string& phase);
+  std::string phase() const { return recorder_ ? recorder_->phase() : ""; }
+  /// Until now a rank might stand three times as long as parallel.distributed_timeout_minutes.
+  void first_step_is_done();
+  /// What the monitor's thread does before it ends this process because of another rank.
+  void before_end(std::function<void(const Verdict&)> report);
+  /// The others end too: this rank ends with an error of its own.
+  void fail(const std::string& reason);
 
  private:
   std::vector<double> sum_over(const std::vector<std::string>& axes, const std::vector<double>& values);
+  void set_timeout(double seconds);
+  void end(const Verdict& verdict);
 
-  std::unique_ptr<World> alone_;
+  std::unique_ptr<World> own_;  ///< around the world of the launcher, or a single one
   World* world_;
+  const double timeout_seconds_;
   ParallelContext parallel_;
   std::unique_ptr<Device> device_;
   std::shared_ptr<FlightRecorder> recorder_;
+  std::mutex report_mutex_;
+  std::function<void(const Verdict&)> report_;
+  std::unique_ptr<Monitor> monitor_;  ///< outlives the communicators, whose end may hang
   MeshComms comms_;
-  std::unique_ptr<Watchdog> watchdog_;
 };
 
 }  // namespace megatron

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <memory>
 
@@ -52,9 +53,17 @@ class Trainer {
   }
 
   ExitCode run() {
-    set_up();
-    load();
-    return loop();
+    ranks_->before_end([this](const Verdict& verdict) { report_end(verdict); });
+    try {
+      set_up();
+      load();
+      return loop();
+    } catch (const PeerFailure&) {
+      throw;
+    } catch (const std::exception& error) {
+      ranks_->fail(error.what());
+      throw;
+    }
   }
 
  private:
@@ -64,6 +73,20 @@ class Trainer {
     report.code = ExitCode::kResumable;
     report.reason = "stopped by a second SIGINT; the newest complete checkpoint is intact";
     return to_json(report);
+  }
+
+  /// On the monitor's thread, while the main thread may be anywhere. Of a rank 0 that is to blame, the next one speaks.
+  void report_end(const Verdict& verdict) {
+    ExitStatus report;
+    report.code = ExitCode::kDevice;
+    report.rank = ranks_->rank();
+    report.host = ranks_->world().info().host;
+    report.phase = ranks_->phase();
+    report.reason = verdict.text;
+    report.culprit = verdict.culprit;
+    report.iteration = last_iteration_;
+    write_exit_status(folder_.exit_status_path(), report);
+    if (verdict.rank == 0 && report.rank == 1) write_exit_status(exit_status_path(config_.run.dir, 0), report);
   }
 
   void set_up() {
@@ -125,6 +148,7 @@ class Trainer {
     schedule_ = resumed->schedule;
     if (resumed->weights_only) return;
     progress_ = resumed->progress;
+    last_iteration_ = progress_.iteration;
     progress_.scaler = restored_state(scaler_, progress_.scaler);
     saved_iteration_ = progress_.iteration;
   }
@@ -187,7 +211,7 @@ class Trainer {
       StepMetrics metrics = steps_->settle();
       progress_ = steps_->progress();
       if (!first_step_done_) report_first_step();
-      status_.iteration = progress_.iteration;
+      status_.iteration = last_iteration_ = progress_.iteration;
       if (evaluates_at(progress_.iteration)) metrics.evaluations = evaluations();
       if (progress_.iteration == total_) add_final_evaluations(metrics);
       for (const auto& sink : sinks_) sink->write(metrics);
@@ -197,6 +221,7 @@ class Trainer {
 
   void report_first_step() {
     first_step_done_ = true;
+    ranks_->first_step_is_done();
     const std::string report = engine_->first_step_report();
     if (!report.empty()) log_info(report);
     log_info(str_cat("the first step was done ", format_duration(seconds_since(start_)), " after the start"));
@@ -324,6 +349,7 @@ class Trainer {
   Progress progress_;
   int64_t total_ = 0;
   int64_t saved_iteration_ = -1;
+  std::atomic<int64_t> last_iteration_ = 0;  ///< of progress_
   bool first_step_done_ = false;
   std::unique_ptr<TrainEngine> engine_;
   std::unique_ptr<CheckpointStore> checkpoints_;
@@ -365,6 +391,7 @@ ExitCode run_training(const LoadedConfig& loaded, const TrainOptions& options, W
     const ExitStatus failed = status_of(error);
     status.code = failed.code;
     status.reason = failed.reason;
+    status.culprit = failed.culprit;
     write_exit_status(folder->exit_status_path(), status);
     throw;
   }
