@@ -160,23 +160,23 @@ def fill_disk(campaign):
     print(f"full disk: {cases} runs ended with a clear error and the checkpoint from before; all went on with space")
     tmpfs = campaign.path("tmpfs")
     os.mkdir(tmpfs)
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", tmpfs], capture_output=True).returncode != 0:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=7m", "none", tmpfs], capture_output=True).returncode != 0:
         print("full disk: no right to mount a small file system; not tested on one")
         return
     try:
         result = campaign.train("small", f"checkpoint.save={tmpfs}", "training.train_iters=9")
         if result.returncode != 3 or "space" not in result.stderr:
-            fail(f"file system of 4 MiB: exit code {result.returncode}", result.stderr)
+            fail(f"file system of 7 MiB: exit code {result.returncode}", result.stderr)
         names = checkpoints(tmpfs)
         if not names or campaign.verify(tmpfs).returncode != 0:
-            fail(f"file system of 4 MiB: {names} is left", result.stderr)
+            fail(f"file system of 7 MiB: {names} is left", result.stderr)
         subprocess.run(["mount", "-o", "remount,ro", tmpfs], check=True)
         result = campaign.train("readonly", f"checkpoint.save={tmpfs}/new", "training.train_iters=9")
         if result.returncode != 3 or "Read-only file system" not in result.stderr:
             fail(f"read-only file system: exit code {result.returncode}", result.stderr)
     finally:
         subprocess.run(["umount", tmpfs], check=False)
-    print(f"full disk: a file system of 4 MiB held {len(names)} checkpoints, whole; a read-only one was refused at the start")
+    print(f"full disk: a file system of 7 MiB held {len(names)} checkpoints, whole; a read-only one was refused at the start")
 
 
 def refuse(campaign):
