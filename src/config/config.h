@@ -145,6 +145,7 @@ struct CheckpointConfig {
   bool load_optim = true;
   bool save_optim = true;
   bool load_rng = true;
+  bool async_save = false;
 
   bool operator==(const CheckpointConfig&) const = default;
 };

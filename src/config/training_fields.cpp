@@ -140,6 +140,8 @@ std::vector<Field> fields(CheckpointConfig& c) {
   list.add("finetune", c.finetune, "Take only the weights from `load`; iteration, data and optimizer start anew.");
   list.add("load_optim", c.load_optim, "Load the optimizer state.").allowed();
   list.add("save_optim", c.save_optim, "Save the optimizer state.").allowed();
+  list.add("async_save", c.async_save,
+           "Copy the state to host memory and write checkpoints from there while training goes on.");
   list.add(
       "load_rng", c.load_rng,
       "Go on with the random numbers of the checkpoint, whose one state is run.seed. false: run.seed may change on "

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "base/check.h"
 #include "base/error.h"
@@ -163,6 +164,7 @@ void TrainEngine::write_update_inputs(const UpdateInputs& in) {
 void TrainEngine::update(const UpdateInputs& in) {
   MEGATRON_CHECK(updates_ - results_taken_ < static_cast<int64_t>(kInFlight), "too many steps in flight");
   write_update_inputs(in);
+  if (Event* const hold = std::exchange(hold_, nullptr)) device_.wait(*hold, 0);
   update_->run(Phase::kForward);
   parameters_complete_ = !ranks_->parallel().data().overlap_param_gather;
   ResultSlot& slot = results_[static_cast<size_t>(updates_++) % kInFlight];

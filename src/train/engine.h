@@ -59,6 +59,8 @@ class TrainEngine {
   /// the loss.
   void accumulate(const Batch& batch, double seed, int64_t step, StepEdges edges = {});
   void update(const UpdateInputs& inputs);
+  /// The device reaches `event` before the next update() changes anything. The event must live until then.
+  void hold_update(Event* event) { hold_ = event; }
   static constexpr size_t kInFlight = 2;
   /// Of the oldest update() whose result was not taken yet.
   StepResult take_result();
@@ -114,6 +116,7 @@ class TrainEngine {
   bool parameters_complete_ = true;
   std::array<ResultSlot, kInFlight> results_;
   int64_t updates_ = 0, results_taken_ = 0;
+  Event* hold_ = nullptr;
 };
 
 }  // namespace megatron

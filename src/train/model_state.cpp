@@ -236,7 +236,8 @@ std::vector<TensorSource> checkpoint_tensors(const Program& program, const Store
                        [&device = store.device(), data = s.tensor.data](int64_t offset, std::span<std::byte> out) {
                          device.copy_to_host(out.data(), static_cast<const std::byte*>(data) + offset,
                                              static_cast<int64_t>(out.size()));
-                       }});
+                       },
+                       s.tensor.data});
   }
   return sources;
 }

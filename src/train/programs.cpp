@@ -240,6 +240,11 @@ std::string describe_plan(const Config& config, const TrainPrograms& programs,
       memory_line("arena", memory.arena,
                   "of which " + format_bytes(static_cast<double>(memory.activations_saved)) + " kept for the backward");
   text += memory_line("total", memory.allocated(), str_cat(memory.allocated(), " bytes"));
+  if (config.checkpoint.async_save) {
+    const int64_t optimizer = config.checkpoint.save_optim ? memory.master + memory.optimizer : 0;
+    text += memory_line("host memory", memory.parameters + optimizer,
+                        "at most, for saves in the background (checkpoint.async_save)");
+  }
   if (!decisions.empty()) text += "decisions\n";
   for (const std::string& decision : decisions) text += "  " + decision + "\n";
   if (programs.train.options.device == DeviceKind::kCuda) {

@@ -11,10 +11,9 @@
 #include "base/host.h"
 #include "base/log.h"
 #include "base/strings.h"
-#include "checkpoint/shard_exchange.h"
-#include "checkpoint/store.h"
 #include "data/dataset.h"
 #include "device/profile_range.h"
+#include "train/checkpoint_saver.h"
 #include "train/data_setup.h"
 #include "train/engine.h"
 #include "train/evaluate.h"
@@ -103,7 +102,8 @@ class Trainer {
     engine_ = std::make_unique<TrainEngine>(config_, std::move(programs), ranks_);
     initialize_parameters(engine_->train_program(), engine_->store(), static_cast<uint64_t>(config_.run.seed),
                           engine_->pool());
-    if (ranks_->is_first()) open_outputs();
+    if (ranks_->is_first()) open_sinks();
+    open_checkpoints();
   }
 
   void describe(const TrainPrograms& programs) {
@@ -114,13 +114,22 @@ class Trainer {
     log_info("plan of this run (also in " + folder_.path("plan.txt") + ")\n" + plan);
   }
 
-  void open_outputs() {
-    open_sinks();
-    StoreOptions store;
-    store.most_recent_k = config_.checkpoint.most_recent_k.value_or(0);
-    store.save_retain_interval = config_.checkpoint.save_retain_interval.value_or(0);
-    store.program = kVersion;
-    checkpoints_ = std::make_unique<CheckpointStore>(config_.checkpoint.save, store);
+  void open_checkpoints() {
+    constexpr int kWriters = 4;  // of one rank: more do not make storage faster
+    SaverOptions options;
+    options.folder = config_.checkpoint.save;
+    options.store.most_recent_k = config_.checkpoint.most_recent_k.value_or(0);
+    options.store.save_retain_interval = config_.checkpoint.save_retain_interval.value_or(0);
+    options.store.program = kVersion;
+    options.store.threads = kWriters;
+    options.background = config_.checkpoint.async_save;
+    if (options_.checkpoint_ops != nullptr) options.ops = options_.checkpoint_ops;
+    checkpoints_ = std::make_unique<CheckpointSaver>(options, *ranks_, engine_->pool());
+    checkpoints_->reserve(state_tensors());
+  }
+
+  std::vector<TensorSource> state_tensors() {
+    return checkpoint_tensors(engine_->train_program(), engine_->store(), config_.checkpoint.save_optim);
   }
 
   void open_sinks() {
@@ -150,7 +159,7 @@ class Trainer {
     progress_ = resumed->progress;
     last_iteration_ = progress_.iteration;
     progress_.scaler = restored_state(scaler_, progress_.scaler);
-    saved_iteration_ = progress_.iteration;
+    checkpoints_->set_committed(progress_.iteration);
   }
 
   ExitCode loop() {
@@ -167,17 +176,18 @@ class Trainer {
       const StopRequest request = stop_after(steps_->iteration());
       const bool boundary = request.stop() || is_boundary(steps_->iteration());
       settle(boundary ? 0 : steps_->depth());
+      checkpoints_->poll();
       if (!boundary) continue;
       if (saves_at(progress_.iteration)) save();
       if (progress_.iteration == total_) break;
       if (!request.stop()) continue;
-      save();
+      save_last();
       status_.reason = request.text();
       log_info(str_cat("stopping after iteration ", progress_.iteration, ": ", request.text(),
                        "; run the same command again to go on"));
       return ExitCode::kResumable;
     }
-    save();
+    save_last();
     return ExitCode::kDone;
   }
 
@@ -215,7 +225,9 @@ class Trainer {
       if (evaluates_at(progress_.iteration)) metrics.evaluations = evaluations();
       if (progress_.iteration == total_) add_final_evaluations(metrics);
       for (const auto& sink : sinks_) sink->write(metrics);
-      if (!steps_->fatal().empty()) throw DataError(steps_->fatal());
+      if (steps_->fatal().empty()) continue;
+      checkpoints_->finish();
+      throw DataError(steps_->fatal());
     }
   }
 
@@ -289,50 +301,28 @@ class Trainer {
   }
 
   void save() {
-    if (saved_iteration_ == progress_.iteration) return;
+    const int64_t iteration = progress_.iteration;
+    if (checkpoints_->committed() == iteration || checkpoints_->under_way() == iteration) return;
     status_.phase = "save";
+    ranks_->at("save");
     CheckpointContent content;
-    content.iteration = progress_.iteration;
+    content.iteration = iteration;
     content.tokenizer = data_.tokenizer_fingerprint;
     content.state = to_state(progress_);
     engine_->complete_parameters();
-    content.tensors = checkpoint_tensors(engine_->train_program(), engine_->store(), config_.checkpoint.save_optim);
+    content.tensors = state_tensors();
     content.texts = data_.tokenizer_files;
     content.texts["resolved.yaml"] = to_yaml(config_);
-    saved_iteration_ = progress_.iteration;
-    ranks_->at("save");
-    if (!ranks_->is_first()) {
-      total_over_ranks(content);
-      write_shares("", content.tensors);
-      return ranks_->world().barrier();  // nobody goes on, or ends, before the checkpoint is complete
-    }
-    content.other_bytes = total_over_ranks(content) - total_bytes(content.tensors);
-    WriteShares write;
-    if (ranks_->size() > 1) {
-      write = [&](const std::string& staging) { return write_shares(staging, content.tensors); };
-    }
-    const SaveResult result = checkpoints_->save(content, write);
-    ranks_->world().barrier();
-    log_info(str_cat("saved ", result.folder, " (", format_bytes(static_cast<double>(result.bytes)), " in ",
-                     format_duration(result.seconds), ")"));
+    checkpoints_->save(content);
+    engine_->hold_update(checkpoints_->snapshot_taken());
   }
 
-  int64_t total_over_ranks(const CheckpointContent& content) {
-    int64_t sum = 0;
-    for (const std::string& bytes : ranks_->world().gather(std::to_string(total_bytes(content.tensors)))) {
-      sum += std::stoll(bytes);
-    }
-    return sum;
-  }
-
-  /// Each rank writes its tensors to the folder that rank 0 names.
-  ShardSet write_shares(const std::string& staging, const std::vector<TensorSource>& tensors) {
-    const StoreOptions sizes;
-    const ShardSet own = write_shards(ranks_->from_first(staging), ranks_->rank(), tensors, sizes.shard_bytes,
-                                      sizes.chunk_bytes, FileOps::posix());
-    std::vector<ShardSet> sets;
-    for (const std::string& text : ranks_->world().gather(encode_shards(own))) sets.push_back(decode_shards(text));
-    return join_shards(std::move(sets));
+  /// Before the run ends; what cannot be saved now is an error, even where an earlier try of this iteration failed.
+  void save_last() {
+    checkpoints_->finish();
+    save();
+    checkpoints_->finish();
+    if (checkpoints_->committed() != progress_.iteration) throw DataError(checkpoints_->failure());
   }
 
   const Config& config_;
@@ -348,11 +338,10 @@ class Trainer {
   LossScaler scaler_;
   Progress progress_;
   int64_t total_ = 0;
-  int64_t saved_iteration_ = -1;
   std::atomic<int64_t> last_iteration_ = 0;  ///< of progress_
   bool first_step_done_ = false;
   std::unique_ptr<TrainEngine> engine_;
-  std::unique_ptr<CheckpointStore> checkpoints_;
+  std::unique_ptr<CheckpointSaver> checkpoints_;  // gone before the engine, whose state it may be writing
   std::unique_ptr<BatchLoader> loader_;
   std::unique_ptr<StepPipeline> steps_;
   std::vector<std::unique_ptr<MetricsSink>> sinks_;

@@ -132,6 +132,23 @@ TEST_CASE("jobs: a checkpoint of any mesh goes on on any other", "[full]") {
   }
 }
 
+TEST_CASE("jobs: saves in the background of several ranks are those in the foreground", "[full]") {
+  if (!can_start()) return;
+  const Jobs jobs(Settings{{"checkpoint.save_interval", "1"}, {"training.train_iters", "30"}});
+  const JobResult sync = jobs.job("sync", kLayouts[3]);
+  const JobResult async = jobs.job("async", kLayouts[3], " --set checkpoint.async_save=true");
+  INFO(async.output);
+  REQUIRE(sync.code == 0);
+  REQUIRE(async.code == 0);
+  CHECK(async.count("saved ") == 30);
+  CHECK(async.count("info: saving iteration ") == 30);
+  CHECK(metrics_difference(jobs.dir("sync"), jobs.dir("async")) == 0);
+  for (const int64_t iteration : {1, 17, 29, 30}) {
+    CHECK(difference(checkpoint_weights(jobs.dir("sync/checkpoints"), iteration),
+                     checkpoint_weights(jobs.dir("async/checkpoints"), iteration)) == "");
+  }
+}
+
 TEST_CASE("jobs: damage that one rank finds makes all ranks take the checkpoint before", "[full]") {
   if (!can_start()) return;
   const Jobs jobs(Settings{{"checkpoint.save_interval", "4"}});
