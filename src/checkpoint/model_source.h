@@ -25,6 +25,9 @@ class ModelSource {
   /// Hugging Face folder, or a GGUF file. DataError, beginning with `option`, where there is none.
   static ModelSource open(const std::string& path, std::optional<int64_t> step, const std::string& option);
 
+  /// A checkpoint that is open already.
+  explicit ModelSource(CheckpointReader checkpoint);
+
   /// "checkpoint", "Hugging Face", "GGUF".
   std::string kind() const;
   /// Where it lies: the iter_* folder, the folder, the file.
@@ -43,6 +46,8 @@ class ModelSource {
   void read_box(const TensorRecord& record, const Box& box, std::span<std::byte> out) const;
 
  private:
+  ModelSource() = default;
+
   std::shared_ptr<const CheckpointReader> checkpoint_;
   std::shared_ptr<const OuterModel> outer_;
   Config config_;

@@ -100,8 +100,10 @@ void add_generate_command(CLI::App& app) {
       app.add_subcommand("generate", "Generate text from a checkpoint; started by mpirun, the ranks share the model");
   auto g = std::make_shared<GenerateCommand>();
   command
-      ->add_option("--load", g->load,
-                   "Folder of checkpoints (the newest complete one is used), one iter_* folder, or a run folder")
+      ->add_option(
+          "--load", g->load,
+          "Folder of checkpoints (the newest complete one is used), one iter_* folder, a run folder, a Hugging Face "
+          "folder, or a GGUF file")
       ->required();
   command->add_option("--ckpt-step", g->step, "Use the checkpoint of this iteration");
   auto* prompt = command->add_option("--prompt", g->prompts, "Text to go on from; may be given several times");

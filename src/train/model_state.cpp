@@ -164,10 +164,10 @@ std::vector<TensorSource> checkpoint_tensors(const Program& program, const Store
   return sources;
 }
 
-void load_tensors(const CheckpointReader& reader, const Program& program, Store& store, bool optimizer) {
+void load_tensors(const ModelSource& source, const Program& program, Store& store, bool optimizer) {
   for (const StateTensor& s : state_tensors(program, store, optimizer)) {
     std::vector<std::byte> bytes(static_cast<size_t>(s.tensor.bytes()));
-    reader.read_box(s.record, s.box, bytes);
+    source.read_box(s.record, s.box, bytes);
     write_tensor(store.device(), s.tensor, bytes.data(), s.tensor.bytes());
   }
   if (optimizer) return;

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "base/thread_pool.h"
-#include "checkpoint/reader.h"
+#include "checkpoint/model_source.h"
 #include "checkpoint/shard_writer.h"
 #include "program/executor.h"
 
@@ -23,6 +23,6 @@ std::vector<TensorSource> checkpoint_tensors(const Program& program, const Store
 
 /// Reads this rank's part of them, whatever mesh wrote it; DataError naming tensor and difference when the checkpoint
 /// does not fit. Without optimizer state master copies are made from the parameters.
-void load_tensors(const CheckpointReader& reader, const Program& program, Store& store, bool optimizer);
+void load_tensors(const ModelSource& source, const Program& program, Store& store, bool optimizer);
 
 }  // namespace megatron
