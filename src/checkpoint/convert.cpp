@@ -60,7 +60,9 @@ void write_checkpoint(const ModelSource& source, const std::string& to, const st
   CheckpointContent content;
   content.iteration = source.checkpoint() != nullptr ? source.checkpoint()->iteration() : 0;
   if (source.checkpoint() != nullptr) content.tokenizer = source.checkpoint()->manifest().tokenizer;
-  content.state["converted_from"] = source.kind();  // and no progress: a run starts from the weights alone
+  content.state[kConvertedFrom] = source.foreign() && source.checkpoint() != nullptr
+                                      ? source.checkpoint()->state_string(kConvertedFrom)
+                                      : source.kind();  // and no progress: a run starts from the weights alone
   content.texts = source.texts();
   content.texts["resolved.yaml"] = to_yaml(config);
   const auto last = std::make_shared<LastParameter>();

@@ -19,7 +19,8 @@ namespace {
 
 constexpr char kTokens[] = "tokenizer.ggml.tokens", kTypes[] = "tokenizer.ggml.token_type",
                kMerges[] = "tokenizer.ggml.merges", kModel[] = "tokenizer.ggml.model", kPre[] = "tokenizer.ggml.pre",
-               kEnd[] = "tokenizer.ggml.eos_token_id", kWhole[] = "tokenizer.huggingface.json";
+               kEnd[] = "tokenizer.ggml.eos_token_id", kBegin[] = "tokenizer.ggml.bos_token_id",
+               kAddBegin[] = "tokenizer.ggml.add_bos_token", kWhole[] = "tokenizer.huggingface.json";
 
 /// Kinds of tokens, with the numbers of the file.
 constexpr int64_t kNormal = 1, kControl = 3, kUserDefined = 4, kUnused = 5;
@@ -50,8 +51,19 @@ json pre_tokenizer(ScannerKind kind) {
   return {{"type", "Sequence"}, {"pretokenizers", {split, byte_level(false)}}};
 }
 
+/// Puts the begin token before every text.
+json begin_processor(const std::string& token, int64_t id) {
+  const json special = {{"SpecialToken", {{"id", token}, {"type_id", 0}}}},
+             text = {{"Sequence", {{"id", "A"}, {"type_id", 0}}}},
+             second = {{"Sequence", {{"id", "B"}, {"type_id", 1}}}};
+  return {{"type", "TemplateProcessing"},
+          {"single", {special, text}},
+          {"pair", {special, text, second}},
+          {"special_tokens", {{token, {{"id", token}, {"ids", {id}}, {"tokens", {token}}}}}}};
+}
+
 std::string build_tokenizer(const std::vector<std::string>& tokens, const std::vector<int64_t>& types,
-                            const std::vector<std::string>& merges, ScannerKind kind) {
+                            const std::vector<std::string>& merges, ScannerKind kind, std::optional<int64_t> begin) {
   json vocab = json::object(), added = json::array();
   for (size_t i = 0; i < tokens.size(); ++i) {
     if (types[i] == kUnused) continue;
@@ -72,7 +84,16 @@ std::string build_tokenizer(const std::vector<std::string>& tokens, const std::v
   json root = {{"version", "1.0"}, {"added_tokens", added}, {"pre_tokenizer", pre_tokenizer(kind)}, {"model", model}};
   root["normalizer"] = kind == ScannerKind::kQwen2 ? json{{"type", "NFC"}} : json(nullptr);
   root["decoder"] = byte_level(true);
+  root["post_processor"] = begin ? begin_processor(tokens[static_cast<size_t>(*begin)], *begin) : json(nullptr);
   return root.dump();
+}
+
+std::optional<int64_t> token_id(const std::map<std::string, GgufValue>& metadata, const char* key,
+                                const std::vector<std::string>& tokens, const std::string& path) {
+  const auto* id = find<int64_t>(metadata, key);
+  if (id == nullptr) return std::nullopt;
+  if (*id < 0 || *id >= std::ssize(tokens)) fail_at(path, str_cat(key, ": there is no token ", *id));
+  return *id;
 }
 
 std::optional<ScannerKind> pattern_named(const std::string& name) {
@@ -117,6 +138,17 @@ void list_tokens(const json& root, int64_t rows, std::vector<std::string>& token
   }
 }
 
+/// "eos_token" and the like of tokenizer_config.json: a text, or an object with one; "" where there is none.
+std::string named_token(const std::map<std::string, std::string>& texts, const char* name) {
+  const auto config = texts.find("tokenizer_config.json");
+  if (config == texts.end()) return "";
+  const json settings = parse_strict_json(config->second, "tokenizer_config.json", 0, 64);
+  const auto token = settings.is_object() ? settings.find(name) : settings.end();
+  if (token == settings.end()) return "";
+  const json text = token->is_object() ? token->value("content", json(nullptr)) : *token;
+  return text.is_string() ? text.get<std::string>() : "";
+}
+
 std::vector<std::string> list_merges(const json& root) {
   std::vector<std::string> merges;
   for (const json& merge : root.at("model").at("merges")) {
@@ -149,11 +181,14 @@ std::map<std::string, std::string> gguf_tokenizer_files(const std::map<std::stri
       fail_at(path, str_cat(kTypes, " has not one entry for each of ", tokens->size(), " tokens"));
     }
     if (merges == nullptr) fail_at(path, str_cat("the key '", kMerges, "' is missing"));
-    texts["tokenizer.json"] = build_tokenizer(*tokens, *types, *merges, *kind);
+    const auto* add = find<bool>(metadata, kAddBegin);
+    const std::optional<int64_t> begin =
+        add != nullptr && *add ? token_id(metadata, kBegin, *tokens, path) : std::nullopt;
+    texts["tokenizer.json"] = build_tokenizer(*tokens, *types, *merges, *kind, begin);
   }
-  const auto* end = find<int64_t>(metadata, kEnd);
-  if (texts.empty() || tokens == nullptr || end == nullptr) return texts;
-  if (*end < 0 || *end >= std::ssize(*tokens)) fail_at(path, str_cat(kEnd, ": there is no token ", *end));
+  if (texts.empty() || tokens == nullptr) return texts;
+  const std::optional<int64_t> end = token_id(metadata, kEnd, *tokens, path);
+  if (!end) return texts;
   texts["tokenizer_config.json"] = json{{"eos_token", (*tokens)[static_cast<size_t>(*end)]}}.dump(2) + "\n";
   return texts;
 }
@@ -185,14 +220,16 @@ std::map<std::string, GgufValue> gguf_tokenizer_keys(const std::map<std::string,
   const auto named =
       std::find_if(kPatterns.begin(), kPatterns.end(), [&](const Pattern& p) { return p.kind == *kind; });
   keys[kPre] = std::string(named->name);
-  const auto config = texts.find("tokenizer_config.json");
-  if (config != texts.end()) {
-    const json settings = parse_strict_json(config->second, "tokenizer_config.json", 0, 64);
-    const json eos = settings.is_object() ? settings.value("eos_token", json(nullptr)) : json(nullptr);
-    const std::string name = eos.is_string() ? eos.get<std::string>() : eos.is_object() ? eos.value("content", "") : "";
-    const auto found = std::find(tokens.begin(), tokens.end(), name);
-    if (found != tokens.end()) keys[kEnd] = int64_t{found - tokens.begin()};
-  }
+  const auto special = [&](const char* key, const char* name) -> std::string {
+    const std::string token = named_token(texts, name);
+    const auto place = std::find(tokens.begin(), tokens.end(), token);
+    if (!token.empty() && place != tokens.end()) keys[key] = int64_t{place - tokens.begin()};
+    return token;
+  };
+  special(kEnd, "eos_token");
+  const std::string begin = special(kBegin, "bos_token");
+  const auto processor = root.find("post_processor");
+  keys[kAddBegin] = !begin.empty() && processor != root.end() && processor->dump().find(begin) != std::string::npos;
   keys[kTokens] = std::move(tokens);
   keys[kTypes] = std::move(types);
   return keys;

@@ -4,6 +4,7 @@
 
 #include <cerrno>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "base/file_io.h"
@@ -13,6 +14,9 @@
 #include "config/load.h"
 
 namespace megatron {
+
+using nlohmann::json;
+
 namespace {
 
 CheckpointReader open_checkpoint(const std::string& path, std::optional<int64_t> step, const std::string& option) {
@@ -81,6 +85,11 @@ const std::string& ModelSource::path() const {
   return checkpoint_ ? checkpoint_->folder() : outer_->path;
 }
 
+bool ModelSource::foreign() const {
+  if (outer_) return true;
+  return checkpoint_->has_state(kConvertedFrom) && checkpoint_->state_string(kConvertedFrom) != kind();
+}
+
 std::unique_ptr<Tokenizer> ModelSource::tokenizer() const {
   // The readers of tokenizers want files; in a GGUF file there are none.
   std::optional<TemporaryFolder> unpacked;
@@ -102,6 +111,13 @@ std::map<std::string, std::string> ModelSource::texts() const {
   std::map<std::string, std::string> texts;
   for (const char* name : kSmallFiles) {
     if (checkpoint_->has_file(name)) texts[name] = checkpoint_->read_text(name);
+  }
+  const std::unique_ptr<Tokenizer> named =
+      texts.contains("tokenizer.json") && !texts.contains(kTokenizerConfigName) ? tokenizer() : nullptr;
+  if (named && named->eod()) {  // other programs want to be told the token that ends a text
+    texts[kTokenizerConfigName] =
+        json{{"tokenizer_class", "PreTrainedTokenizerFast"}, {"eos_token", named->token_bytes(*named->eod())}}.dump(2) +
+        "\n";
   }
   return texts;
 }

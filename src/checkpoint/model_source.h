@@ -19,6 +19,9 @@ namespace megatron {
 /// True when `path` is a model of another program; the kinds are told apart by their files.
 bool is_outer_model(const std::string& path);
 
+/// State of a converted checkpoint: the kind() that it was made of.
+inline constexpr char kConvertedFrom[] = "converted_from";
+
 class ModelSource {
  public:
   /// `path`: a folder of checkpoints (the newest complete one is taken, or `step`), one iter_* folder, a run folder, a
@@ -39,6 +42,9 @@ class ModelSource {
   /// Another program's: null for ours.
   const OuterModel* outer() const { return outer_.get(); }
 
+  /// True when the weights are another program's, converted or not: they expect what their tokenizer puts around a
+  /// text.
+  bool foreign() const;
   std::unique_ptr<Tokenizer> tokenizer() const;
   /// Small files that go with the model wherever it goes: tokenizer, config.json, ...
   std::map<std::string, std::string> texts() const;

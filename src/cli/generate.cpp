@@ -71,7 +71,7 @@ void run_generate(GenerateCommand& command) {
   InferenceModel model(command.load, command.step, run, ranks.join(run));
   log_info("model of " + model.folder());
   std::vector<std::vector<TokenId>> prompts;
-  for (const std::string& text : texts) prompts.push_back(model.tokenizer().encode(text));
+  for (const std::string& text : texts) prompts.push_back(model.encode_prompt(text));
   // A single prompt streams; several would mix, so each is printed whole.
   const bool streams = prompts.size() == 1;
   if (speaks && streams && !command.no_echo) std::printf("%s", texts[0].c_str());
