@@ -126,9 +126,9 @@ std::vector<Field> fields(PrecisionConfig& c) {
 std::vector<Field> fields(CheckpointConfig& c) {
   FieldList list(OnResume::kIgnored);
   list.add("save", c.save, "Folder of the checkpoints. Not set: checkpoints in run.dir.").derived();
-  list.add(
-      "load", c.load,
-      "Folder to resume from. A folder without a checkpoint starts from scratch, and says so. Not set: from scratch.");
+  list.add("load", c.load,
+           "Folder to resume from, or weights to start from: a Hugging Face folder or a GGUF file. A folder without a "
+           "checkpoint starts from scratch, and says so. Not set: from scratch.");
   list.add("save_interval", c.save_interval, "Steps between checkpoints. Not set: only at the end.").at_least(1);
   list.add("save_retain_interval", c.save_retain_interval,
            "Keep the checkpoints whose iteration is divisible by this, and the newest; delete the others.")

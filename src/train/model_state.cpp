@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 
 #include "base/check.h"
 #include "base/error.h"
@@ -248,15 +249,15 @@ void check_tensors(const CheckpointReader& reader, const Program& program, const
   }
 }
 
-int64_t load_tensors(const CheckpointReader& reader, const Program& program, Store& store, bool optimizer) {
+namespace {
+
+using ReadBox = std::function<void(const TensorRecord&, const Box&, std::span<std::byte>)>;
+
+int64_t read_tensors(const Program& program, Store& store, bool optimizer, const ReadBox& read) {
   int64_t total = 0;
   for (const StateTensor& s : state_tensors(program, store, optimizer)) {
     std::vector<std::byte> bytes(static_cast<size_t>(s.tensor.bytes()));
-    if (optimizer) {
-      reader.read_box(s.record, s.box, bytes);
-    } else {
-      reader.read_box_as(stored_weight(reader, s.record), s.box, bytes);
-    }
+    read(s.record, s.box, bytes);
     write_tensor(store.device(), s.tensor, bytes.data(), s.tensor.bytes());
     total += s.tensor.bytes();
   }
@@ -267,6 +268,20 @@ int64_t load_tensors(const CheckpointReader& reader, const Program& program, Sto
     if (master.tensor) copy_to_master(store.device(), part_of(store, program.mesh, name), master);
   }
   return total;
+}
+
+}  // namespace
+
+int64_t load_tensors(const CheckpointReader& reader, const Program& program, Store& store, bool optimizer) {
+  return read_tensors(program, store, optimizer, [&](const TensorRecord& record, const Box& box, auto out) {
+    if (optimizer) return reader.read_box(record, box, out);
+    reader.read_box_as(stored_weight(reader, record), box, out);
+  });
+}
+
+int64_t load_weights(const ModelSource& source, const Program& program, Store& store) {
+  return read_tensors(program, store, /*optimizer=*/false,
+                      [&](const TensorRecord& record, const Box& box, auto out) { source.read_box(record, box, out); });
 }
 
 }  // namespace megatron
