@@ -67,7 +67,8 @@ struct DataConfig {
 
 struct TrainingConfig {
   int64_t micro_batch_size = 0;
-  int64_t global_batch_size = 0;  ///< derived: micro_batch_size * data-parallel size
+  int64_t global_batch_size = 0;  ///< derived: micro_batch_size * data-parallel size, or the last of the schedule
+  std::string step_batch_size_schedule;  ///< see batch_schedule.h
   std::optional<int64_t> train_iters;
   std::optional<int64_t> train_samples;
   std::optional<int64_t> eval_interval;

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/strings.h"
+#include "config/batch_schedule.h"
 #include "config/layer_config.h"
 #include "config/rules.h"
 
@@ -122,6 +123,27 @@ Answer context_heads(const RuleContext& c) {
   return {};
 }
 
+/// The sizes of a schedule that can be read: global_batch_size is the last of them.
+Answer schedule_fits(const RuleContext& c) {
+  const TrainingConfig& t = c.config.training;
+  if (t.step_batch_size_schedule.empty()) return {};
+  std::string problem;
+  const auto schedule = parse_batch_schedule(t.step_batch_size_schedule, c.config.model.seq_length, &problem);
+  if (!schedule) return "step_batch_size_schedule: " + problem;
+  if (t.global_batch_size != schedule->back().batch_size) {
+    return str_cat("global_batch_size ", t.global_batch_size, " is not the last size of step_batch_size_schedule, ",
+                   schedule->back().batch_size, "; leave it out");
+  }
+  if (c.world_size % model_ranks(c) != 0) return {};
+  const int64_t unit = t.micro_batch_size * (c.world_size / model_ranks(c));
+  for (const BatchSizeStep& step : *schedule) {
+    if (step.batch_size % unit == 0) continue;
+    return str_cat("step_batch_size_schedule: ", step.batch_size, " is not divisible by micro_batch_size ",
+                   t.micro_batch_size, " * data-parallel size ", c.world_size / model_ranks(c));
+  }
+  return {};
+}
+
 }  // namespace
 
 void add_parallel_rules(std::vector<Rule>& table) {
@@ -147,6 +169,10 @@ void add_parallel_rules(std::vector<Rule>& table) {
                              ", which does not divide the world size ", c.world_size));
   });
   add("batch-divides", {"training.global_batch_size", "training.micro_batch_size"}, batch_divides);
+  add("batch-schedule",
+      {"training.step_batch_size_schedule", "training.global_batch_size", "training.micro_batch_size",
+       "model.seq_length"},
+      schedule_fits);
 
   // What goes with what.
   add("sequence-parallel", {sp, tp}, [](const RuleContext& c) {

@@ -13,6 +13,9 @@ std::vector<Field> fields(TrainingConfig& c) {
       .derived()
       .at_least(1)
       .refused();
+  list.add("step_batch_size_schedule", c.step_batch_size_schedule,
+           "Batch size by consumed tokens: \"0:768 250B:1536\". global_batch_size is then the last one, with which "
+           "lengths in iterations count as samples; where it changes, a checkpoint is saved, if any are.");
   list.add("train_iters", c.train_iters, "Length of the training in steps (or give train_samples).").at_least(1);
   list.add("train_samples", c.train_samples, "Length of the training in samples (or give train_iters).").at_least(1);
   list.add("eval_interval", c.eval_interval,
@@ -56,8 +59,7 @@ std::vector<Field> fields(TrainingConfig& c) {
       .ignored();
   list.add("use_nsys_profiler", c.use_nsys_profiler,
            "Let `nsys profile --capture-range=cudaProfilerApi` record the iterations of section profile. Modules show "
-           "as "
-           "ranges with cuda_graph_impl: none.")
+           "as ranges with cuda_graph_impl: none.")
       .ignored();
   return list.take();
 }

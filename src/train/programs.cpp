@@ -7,6 +7,7 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "base/strings.h"
+#include "config/batch_schedule.h"
 #include "kernels/attention/attention.h"
 #include "nn/language_model.h"
 #include "optim/update_program.h"
@@ -219,6 +220,13 @@ std::string describe_plan(const Config& config, const TrainPrograms& programs,
   text += str_cat("step         ", training.global_batch_size, " x ", spec.seq_length, " = ", tokens, " tokens in ",
                   div_exact(training.global_batch_size, together), " micro-batches of ", training.micro_batch_size,
                   together > training.micro_batch_size ? " on each data-parallel rank" : "", "\n");
+  if (!training.step_batch_size_schedule.empty()) {
+    std::vector<std::string> sizes;
+    for (const BatchSizeStep& step : batch_schedule(config)) {
+      sizes.push_back(str_cat(step.batch_size, " from sample ", step.first_sample));
+    }
+    text += str_cat("batch sizes  ", join(sizes, ", "), "\n");
+  }
   if (mesh.rank() > 0) {
     std::vector<std::string> axes;
     for (const MeshAxis& axis : mesh.axes) axes.push_back(str_cat(axis.name, " ", axis.size));

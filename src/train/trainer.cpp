@@ -11,6 +11,7 @@
 #include "base/host.h"
 #include "base/log.h"
 #include "base/strings.h"
+#include "config/batch_schedule.h"
 #include "data/dataset.h"
 #include "device/profile_range.h"
 #include "train/checkpoint_saver.h"
@@ -96,7 +97,7 @@ class Trainer {
     scaler_ = make_loss_scaler(config_.precision);
     progress_.scaler = initial_state(scaler_);
     total_ = config_.training.train_iters ? *config_.training.train_iters
-                                          : *config_.training.train_samples / config_.training.global_batch_size;
+                                          : steps_within(batch_schedule(config_), *config_.training.train_samples);
     TrainPrograms programs = make_train_programs(config_, data_.vocab_size, ranks_->parallel());
     if (ranks_->is_first()) describe(programs);
     engine_ = std::make_unique<TrainEngine>(config_, std::move(programs), ranks_);
@@ -167,18 +168,20 @@ class Trainer {
         data_.splits.train, data_.batch_options,
         data_parallel_share(config_.training.micro_batch_size, ranks_->data_rank(), ranks_->data_size()),
         progress_.consumed_samples,
-        static_cast<int>(std::max<int64_t>(1, config_.data.num_workers)) * static_cast<int>(micro_batches()));
+        static_cast<int>(std::max<int64_t>(1, config_.data.num_workers)) *
+            static_cast<int>(micro_batches(config_.training.global_batch_size)));
     if (progress_.iteration == 0 || config_.training.skip_train) report_evaluation_only(evaluations());
     steps_ = std::make_unique<StepPipeline>(config_, *engine_, schedule_, scaler_, progress_);
     while (!config_.training.skip_train && steps_->iteration() < total_) {
       status_.phase = "train";
       submit();
       const StopRequest request = stop_after(steps_->iteration());
-      const bool boundary = request.stop() || is_boundary(steps_->iteration());
+      const bool resizes = config_.checkpoint.save_interval && steps_->batch_size_changes();
+      const bool boundary = request.stop() || resizes || is_boundary(steps_->iteration());
       settle(boundary ? 0 : steps_->depth());
       checkpoints_->poll();
       if (!boundary) continue;
-      if (saves_at(progress_.iteration)) save();
+      if (resizes || saves_at(progress_.iteration)) save();
       if (progress_.iteration == total_) break;
       if (!request.stop()) continue;
       save_last();
@@ -191,9 +194,9 @@ class Trainer {
     return ExitCode::kDone;
   }
 
-  /// Of this rank, per iteration.
-  int64_t micro_batches() const {
-    return div_exact(config_.training.global_batch_size, config_.training.micro_batch_size * ranks_->data_size());
+  /// Of this rank, in an iteration of so many samples.
+  int64_t micro_batches(int64_t batch_size) const {
+    return div_exact(batch_size, config_.training.micro_batch_size * ranks_->data_size());
   }
 
   /// Gives the next iteration to the device.
@@ -201,7 +204,7 @@ class Trainer {
     switch_profiler(steps_->iteration() + 1);
     const double waited = loader_->wait_seconds();
     std::vector<Batch> batches;
-    for (int64_t i = 0; i < micro_batches(); ++i) batches.push_back(loader_->next());
+    for (int64_t i = micro_batches(steps_->next_batch_size()); i > 0; --i) batches.push_back(loader_->next());
     steps_->submit(std::move(batches), loader_->wait_seconds() - waited);
   }
 

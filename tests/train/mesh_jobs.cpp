@@ -196,6 +196,34 @@ TEST_CASE("jobs: what ranks divide goes on as anything else", "[full]") {
   CHECK(metrics_difference(jobs.dir("stopped"), jobs.dir("straight")) == 0);
 }
 
+TEST_CASE("jobs: a schedule of batch sizes on two ranks equals one rank, and goes on bit by bit around a change",
+          "[full]") {
+  if (!can_start()) return;
+  const int64_t seq = load_settings(tiny({})).config.model.seq_length;
+  const Jobs jobs({{"training.step_batch_size_schedule", str_cat("0:4 ", 12 * seq, ":8")}});
+  const Layout one = {"one", 1, ""};
+  for (const Layout* layout : {&one, &kLayouts[0]}) {
+    const std::string name = layout->name;
+    const JobResult straight = jobs.job(name, *layout);
+    INFO(straight.output);
+    REQUIRE(straight.code == 0);
+    const auto lines = read_metrics(jobs.dir(name));
+    CHECK(lines.at(3).consumed_samples == 12);
+    CHECK(lines.at(4).consumed_samples == 20);
+    CHECK(lines.at(10).consumed_samples == 12 + 7 * 8);
+    CHECK(jobs.has(name + "/checkpoints/iter_0000003/manifest.json"));  // where the size changes
+    for (const char* interval : {"2", "5"}) {                           // before and after
+      const std::string stopped = str_cat(name, "-stopped-", interval);
+      CHECK(jobs.job(stopped, *layout, str_cat(" --set run.exit_interval=", interval)).code == 75);
+      CHECK(jobs.job(stopped, *layout).code == 0);
+      CHECK(metrics_difference(jobs.dir(stopped), jobs.dir(name)) == 0);
+      CHECK(difference(checkpoint_weights(jobs.dir(stopped + "/checkpoints")),
+                       checkpoint_weights(jobs.dir(name + "/checkpoints"))) == "");
+    }
+  }
+  CHECK(metrics_difference(jobs.dir("dp2"), jobs.dir("one")) < 1e-10);
+}
+
 TEST_CASE("jobs: a killed rank ends the job, and the same command goes on", "[full]") {
   if (!can_start()) return;
   const Jobs jobs({{"training.train_iters", "2000000"},
