@@ -35,7 +35,7 @@ ROOMS = {
            "inference",
 }
 TESTS_ALSO_LINK = {"parallel": ["train", "inference"]}  # whole models on meshes
-KERNEL_BASE = {"base/check.h", "base/philox.h"}  # anywhere, device code included
+KERNEL_BASE = {"base/check.h", "base/philox.h", "base/zigzag.h"}  # anywhere, device code included
 KERNEL_HOST_BASE = KERNEL_BASE | {"base/error.h", "base/strings.h", "base/thread_pool.h"}  # not in .cu and .cuh files
 
 # Third-party headers: pattern, name, rooms whose .cpp files may include them. No header and no .cu file may.

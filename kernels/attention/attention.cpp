@@ -10,6 +10,9 @@
 #include "kernels/attention/attention_choice.h"
 #include "kernels/attention/attention_cudnn.h"
 #include "program/plan.h"
+#ifdef MEGATRON_HAVE_CUDA
+#include "program/elementwise_cuda.h"
+#endif
 
 namespace megatron {
 namespace {
@@ -24,6 +27,9 @@ std::string describe(const AttentionOptions& o, const AttentionSizes& sizes) {
   if (!o.deterministic) text += " not deterministic";
   if (o.implementation == AttentionImplementation::kOwn) text += " own kernel";
   if (o.implementation == AttentionImplementation::kCudnn) text += " cuDNN";
+  if (o.parts.ranks > 1) {
+    text += str_cat(" part ", o.parts.queries, " on ", o.parts.keys, " of ", o.parts.ranks);
+  }
   return text + str_cat(" queries=", sizes.queries, " keys=", sizes.keys);
 }
 
@@ -57,6 +63,11 @@ void check_dropout(const Operands& operands, const AttentionOptions& options, in
   }
 }
 
+/// Queries and keys are parts of a sequence, each rank with its own.
+bool pairs_parts(const AttentionOptions& options, const AttentionSizes& sizes) {
+  return options.parts.ranks > 1 && sizes.queries == sizes.keys;
+}
+
 /// [b, g, q, s] seen as [s, b, g, q].
 Tensor sequence_first(const Tensor& lse) {
   Tensor t = lse;
@@ -86,11 +97,18 @@ class AttentionBase : public OpKind {
     args.step = c.in(starts + 1);
     args.sample = c.in(starts + 2);
     args.position = c.in(starts + 3);
+    int64_t first_query = sizes_.keys - sizes_.queries;
     if (!c.operand_origins.empty()) {
       const Dims& origin = c.in_origin(kQ);
-      args.first_query = origin[0];
-      args.first_group = origin[2];
+      first_query += origin[0];
+      args.first_group = options_.first_group >= 0 ? options_.first_group : origin[2];
       args.first_head = origin[3];
+    }
+    args.query_places.low = args.query_places.high = first_query;
+    const SequenceParts& parts = options_.parts;
+    if (parts.ranks > 1) {
+      args.query_places = zigzag_places(c.in(kQ).shape[0], parts.queries, parts.ranks);
+      args.key_places = zigzag_places(c.in(kK).shape[0], parts.keys, parts.ranks);
     }
     return args;
   }
@@ -107,9 +125,11 @@ class Attention final : public AttentionBase {
     check_dtypes(operands, {kK, kV});
     check_sizes(operands, sizes_);
     check_dropout(operands, options_, kStep, kSample, kPosition);
-    Signature s = parse_signature("sbgqd,tbgd,tbge,sb,,b,sb->sbgqe,bgqs", operands[kQ]->dtype);
+    const char* text =
+        pairs_parts(options_, sizes_) ? "sbgqd,sbgd,sbge,sb,,b,sb->sbgqe,bgqs" : "sbgqd,tbgd,tbge,sb,,b,sb->sbgqe,bgqs";
+    Signature s = parse_signature(text, operands[kQ]->dtype);
     s.results[1].dtype = accumulation_dtype(operands[kQ]->dtype);
-    s.whole = "tde";
+    s.whole = pairs_parts(options_, sizes_) ? "de" : "tde";
     return s;
   }
   bool takes_strided(int i) const override { return i <= kV; }
@@ -156,8 +176,10 @@ class AttentionBackward final : public AttentionBase {
     check_dtypes(operands, {kK, kV, kBackOut, kBackDout});
     check_sizes(operands, sizes_);
     check_dropout(operands, options_, kBackStep, kBackSample, kBackPosition);
-    Signature s = parse_signature("sbgqd,tbgd,tbge,sbgqe,bgqs,sbgqe,sb,,b,sb->sbgqd,tbgd,tbge", operands[kQ]->dtype);
-    s.whole = "tde";
+    const char* text = pairs_parts(options_, sizes_) ? "sbgqd,sbgd,sbge,sbgqe,bgqs,sbgqe,sb,,b,sb->sbgqd,sbgd,sbge"
+                                                     : "sbgqd,tbgd,tbge,sbgqe,bgqs,sbgqe,sb,,b,sb->sbgqd,tbgd,tbge";
+    Signature s = parse_signature(text, operands[kQ]->dtype);
+    s.whole = pairs_parts(options_, sizes_) ? "de" : "tde";
     s.linear = {{kBackDout}};
     return s;
   }
@@ -245,16 +267,48 @@ int64_t attention_own_workspace_cuda(const AttentionArgs& args) {
 }
 
 #ifdef MEGATRON_HAVE_CUDA
+namespace {
+
+/// [s, b, g, q] seen as [b, g, q, s], as the statistics lie.
+Tensor queries_last(const Tensor& t) {
+  return {t.data,
+          t.dtype,
+          {t.shape[1], t.shape[2], t.shape[3], t.shape[0]},
+          {t.strides[1], t.strides[2], t.strides[3], t.strides[0]}};
+}
+
+}  // namespace
+
 void attention_cuda(const AttentionArgs& args, void* workspace, void* stream) {
   const AttentionChoice choice = choose_attention(args);
-  if (choice.cudnn) return attention_cudnn(choice, args, workspace, stream);
-  attention_own_cuda(args, workspace, stream);
+  if (!choice.cudnn) return attention_own_cuda(args, workspace, stream);
+  if (!choice.part) return attention_cudnn(choice, args, workspace, stream);
+  const Tensor lse = late_statistics(args, static_cast<std::byte*>(workspace) + choice.statistics_offset);
+  attention_cudnn(choice, cut_part(args, *choice.part, lse), workspace, stream);
+  if (!choice.part->late_queries) return;
+  const int64_t rows = args.q.shape[0];
+  zero_strided_cuda(rows_of_part(args.out, 0, rows / 2), stream);
+  if (!args.lse) return;
+  copy_strided_cuda(queries_last(lse), queries_last(rows_of_part(args.lse, rows / 2, rows)), stream);
+  fill_lowest_cuda(rows_of_part(args.lse, 0, rows / 2), stream);
 }
 
 void attention_backward_cuda(const AttentionBackwardArgs& args, void* workspace, void* stream) {
   const AttentionChoice choice = choose_attention(args);
-  if (choice.cudnn) return attention_backward_cudnn(choice, args, workspace, stream);
-  attention_backward_own_cuda(args, workspace, stream);
+  if (!choice.cudnn) return attention_backward_own_cuda(args, workspace, stream);
+  if (!choice.part) return attention_backward_cudnn(choice, args, workspace, stream);
+  const AttentionArgs& f = args.forward;
+  const Tensor lse = late_statistics(f, static_cast<std::byte*>(workspace) + choice.statistics_offset);
+  const int64_t rows = f.q.shape[0], keys = f.k.shape[0];
+  if (choice.part->late_queries) {
+    copy_strided_cuda(queries_last(rows_of_part(f.lse, rows / 2, rows)), queries_last(lse), stream);
+    zero_strided_cuda(rows_of_part(args.dq, 0, rows / 2), stream);
+  }
+  attention_backward_cudnn(choice, cut_part(args, *choice.part, lse), workspace, stream);
+  if (choice.part->early_keys) {
+    zero_strided_cuda(rows_of_part(args.dk, keys / 2, keys), stream);
+    zero_strided_cuda(rows_of_part(args.dv, keys / 2, keys), stream);
+  }
 }
 #endif
 
@@ -279,8 +333,9 @@ std::vector<std::string> attention_decisions(const Program& program) {
 double attention_flops(const AttentionArgs& args) {
   const Dims &q = args.q.shape, &k = args.k.shape, &v = args.v.shape;
   const double queries = static_cast<double>(q[0]), keys = static_cast<double>(k[0]);
-  double visible = keys;  // per query
-  if (args.options.causal) visible = std::max(keys - queries / 2, keys / 2);
+  double visible = keys;                             // per query
+  const bool shared = args.options.parts.ranks > 1;  // a part sees half of every part
+  if (args.options.causal) visible = shared ? keys / 2 : std::max(keys - queries / 2, keys / 2);
   if (args.options.window_left >= 0) {
     const double right = args.options.causal ? 0 : static_cast<double>(args.options.window_right);
     if (right >= 0) visible = std::min(visible, static_cast<double>(args.options.window_left) + 1 + right);

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "base/zigzag.h"
 #include "program/op_kind.h"
 #include "program/trace.h"
 
@@ -15,6 +16,13 @@ class ThreadPool;
 
 /// What runs attention on a GPU: the best that takes the case (attention_choice.h), or always the one.
 enum class AttentionImplementation : uint8_t { kBest, kOwn, kCudnn };
+
+/// Which parts of a sequence that `ranks` share (base/zigzag.h) the queries and the keys are. Masks and dropout go by
+/// the places in the whole sequence.
+struct SequenceParts {
+  int64_t ranks = 1;
+  int64_t queries = 0, keys = 0;
+};
 
 struct AttentionOptions {
   double softmax_scale = 1.0;  ///< usually 1 / sqrt(d)
@@ -28,6 +36,8 @@ struct AttentionOptions {
   /// The gradient has the same bits every time. Only a GPU can do without: there some gradients are then faster.
   bool deterministic = true;
   AttentionImplementation implementation = AttentionImplementation::kBest;
+  SequenceParts parts;
+  int64_t first_group = -1;  ///< global index of this rank's first group, where the placement does not tell it
   /// Bytes of workspace at which a GPU starts to take samples and groups of heads in parts. Deterministic gradients of
   /// cuDNN need 2 bytes a score; fewer than four groups of long sequences at once would not keep a GPU busy.
   int64_t workspace_limit = int64_t{5} << 29;
@@ -35,7 +45,7 @@ struct AttentionOptions {
 
 /// Optional operands; absent ones have no effect.
 struct AttentionExtras {
-  Value starts;                  ///< [s, b] int32: first key that a query sees (packed documents)
+  Value starts;                  ///< [s, b] int32: place of the first key that a query sees (packed documents)
   Value step, sample, position;  ///< with dropout > 0: scalar int64, [b] int64, [s, b] int32
 };
 
@@ -50,7 +60,9 @@ struct AttentionResult {
 /// query sees; zero when it sees none. q [s,b,g,q,d], k [t,b,g,d], v [t,b,g,e]: g key-value groups with q query heads
 /// each (q = 1: multi-head, g = 1: multi-query). Softmax in fp64 for fp64, else fp32. Operands may be strided views.
 /// Dropout bits are keyed by (seed, name, global head g * heads per group + q, key index, query position, sample,
-/// step). Vaswani et al. 2017 (arXiv:1706.03762); memory-free form: Dao et al. 2022 (arXiv:2205.14135).
+/// step). Where they are parts of a sequence, keys may have as many rows as queries, and are then placed as these are:
+/// each rank takes the keys that it holds. Vaswani et al. 2017 (arXiv:1706.03762); memory-free form: Dao et al. 2022
+/// (arXiv:2205.14135).
 AttentionResult attention(Trace& trace, Value q, Value k, Value v, const AttentionOptions& options,
                           const AttentionExtras& extras = {});
 
@@ -72,7 +84,8 @@ struct AttentionArgs {
   Tensor starts, step, sample, position;  ///< data may be null
   Tensor last_key;                        ///< [s,b] int32: last key a query sees, in place of the index rule; -1: none
   Tensor out, lse;  ///< results of the forward, operands of the backward; lse, seen as [s,b,g,q], may be null
-  int64_t first_query = 0, first_group = 0, first_head = 0;  ///< global index of the first local row, group, query head
+  RowPlaces query_places, key_places;       ///< query row s stands at the key of place query_places.at(s)
+  int64_t first_group = 0, first_head = 0;  ///< global index of the first local group, query head
 };
 
 struct AttentionBackwardArgs {
@@ -102,6 +115,9 @@ int64_t attention_backward_workspace_cuda(const AttentionBackwardArgs& args);
 void attention_own_cuda(const AttentionArgs& args, void* workspace, void* stream);
 int64_t attention_own_workspace_cuda(const AttentionArgs& args);
 void attention_backward_own_cuda(const AttentionBackwardArgs& args, void* workspace, void* stream);
+
+/// The lse [s,b,g,q] of queries that see no key.
+void fill_lowest_cuda(const Tensor& lse, void* stream);
 
 /// What runs each kind of attention of the program on a GPU, and why: one line each, for the list of decisions.
 std::vector<std::string> attention_decisions(const Program& program);

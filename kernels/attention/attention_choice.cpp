@@ -82,6 +82,7 @@ std::string refuse(const AttentionArgs& a) {
   if (a.last_key.shape.rank() > 0) return "keys in a cache";
   if (q.numel() == 0 || k.numel() == 0 || a.v.numel() == 0) return "nothing to do";
   if (q[0] < 2 || k[0] < 2) return "one query or one key";
+  if (o.parts.ranks > 1) return "part of a sequence";
   if (q[0] != a.sizes.queries || k[0] != a.sizes.keys) return "sharded sequence";
   const bool bounded = o.causal || o.window_left >= 0 || o.window_right >= 0;
   if (bounded && q[0] != k[0]) return "more or fewer keys than queries";
@@ -154,6 +155,13 @@ void cut(int64_t limit, AttentionChoice& choice) {
   }
 }
 
+/// Room for the statistics of late queries, behind what cuDNN takes.
+void add_statistics(const AttentionArgs& whole, AttentionChoice& choice) {
+  if (!choice.cudnn || !choice.part || !choice.part->late_queries) return;
+  choice.statistics_offset = round_up(choice.workspace, Device::kAlignment);
+  choice.workspace = choice.statistics_offset + late_statistics(whole, nullptr).bytes();
+}
+
 /// The last word: whether there is a cuDNN.
 AttentionChoice decide(const AttentionOptions& options, AttentionChoice choice) {
   if (choice.reason.empty()) choice.reason = cudnn_problem();
@@ -165,6 +173,60 @@ AttentionChoice decide(const AttentionOptions& options, AttentionChoice choice) 
 }
 
 }  // namespace
+
+std::optional<VisiblePart> visible_part(const AttentionArgs& a) {
+  const AttentionOptions& o = a.options;
+  if (o.parts.ranks == 1 || o.window_left >= 0 || o.window_right >= 0 || o.dropout > 0) return std::nullopt;
+  if (a.starts.shape.rank() > 0) return std::nullopt;
+  if (!o.causal) return VisiblePart{};
+  return VisiblePart{o.parts.keys > o.parts.queries, o.parts.keys < o.parts.queries};
+}
+
+Tensor rows_of_part(Tensor t, int64_t begin, int64_t end) {
+  if (t.shape.rank() == 0) return t;
+  if (t.data != nullptr) t.data = static_cast<std::byte*>(t.data) + begin * t.strides[0] * size_of(t.dtype);
+  t.shape[0] = end - begin;
+  return t;
+}
+
+Tensor late_statistics(const AttentionArgs& a, void* memory) {
+  const Dims& q = a.q.shape;
+  const int64_t half = q[0] / 2;
+  const Dims strides = {1, q[2] * q[3] * half, q[3] * half, half};
+  return {memory, accumulation_dtype(a.q.dtype), {half, q[1], q[2], q[3]}, strides};
+}
+
+AttentionArgs cut_part(AttentionArgs a, const VisiblePart& part, const Tensor& lse) {
+  const int64_t queries = a.q.shape[0], keys = a.k.shape[0];
+  if (part.late_queries) {
+    a.q = rows_of_part(a.q, queries / 2, queries);
+    a.out = rows_of_part(a.out, queries / 2, queries);
+    if (a.lse.shape.rank() > 0) a.lse = lse;
+  }
+  if (part.early_keys) {
+    a.k = rows_of_part(a.k, 0, keys / 2);
+    a.v = rows_of_part(a.v, 0, keys / 2);
+  }
+  if (part.late_queries || part.early_keys) a.options.causal = false;
+  a.options.parts = {};
+  a.query_places = a.key_places = {};
+  a.sizes = {a.q.shape[0], a.k.shape[0], a.sizes.heads_per_group};
+  return a;
+}
+
+AttentionBackwardArgs cut_part(AttentionBackwardArgs args, const VisiblePart& part, const Tensor& lse) {
+  const int64_t queries = args.forward.q.shape[0], keys = args.forward.k.shape[0];
+  args.forward = cut_part(args.forward, part, lse);
+  if (part.late_queries) {
+    args.dout = rows_of_part(args.dout, queries / 2, queries);
+    args.dq = rows_of_part(args.dq, queries / 2, queries);
+  }
+  if (part.early_keys) {
+    args.dk = rows_of_part(args.dk, 0, keys / 2);
+    args.dv = rows_of_part(args.dv, 0, keys / 2);
+  }
+  return args;
+}
 
 int64_t cudnn_workspace(const CudnnAttention& c) {
   constexpr int64_t kKernels = 4096;
@@ -193,8 +255,10 @@ std::string describe(const AttentionChoice& choice) {
   return parts == 1 ? "cuDNN" : str_cat("cuDNN in ", parts, " parts");
 }
 
-AttentionChoice choose_attention(const AttentionArgs& a) {
+AttentionChoice choose_attention(const AttentionArgs& whole) {
   AttentionChoice choice;
+  choice.part = visible_part(whole);
+  const AttentionArgs a = choice.part ? cut_part(whole, *choice.part, late_statistics(whole, nullptr)) : whole;
   choice.call.statistics = a.lse.shape.rank() > 0;
   std::vector<Listed> tensors = {{kCudnnQ, &a.q}, {kCudnnK, &a.k}, {kCudnnV, &a.v}, {kCudnnOut, &a.out}};
   if (choice.call.statistics) tensors.push_back({kCudnnLse, &a.lse});
@@ -203,12 +267,17 @@ AttentionChoice choose_attention(const AttentionArgs& a) {
   if (choice.reason.empty()) choice.reason = refuse_rows(tensors);
   if (choice.reason.empty()) choice.reason = make_call(a, tensors, choice.call);
   if (choice.reason.empty()) choice.workspace = cudnn_workspace(choice.call);
-  return decide(a.options, std::move(choice));
+  choice = decide(a.options, std::move(choice));
+  add_statistics(whole, choice);
+  return choice;
 }
 
-AttentionChoice choose_attention(const AttentionBackwardArgs& args) {
-  const AttentionArgs& a = args.forward;
+AttentionChoice choose_attention(const AttentionBackwardArgs& whole) {
   AttentionChoice choice;
+  choice.part = visible_part(whole.forward);
+  const Tensor statistics = late_statistics(whole.forward, nullptr);
+  const AttentionBackwardArgs args = choice.part ? cut_part(whole, *choice.part, statistics) : whole;
+  const AttentionArgs& a = args.forward;
   choice.call.backward = true;
   choice.call.deterministic = a.options.deterministic;
   const std::vector<Listed> tensors = {{kCudnnQ, &a.q},      {kCudnnK, &a.k},      {kCudnnV, &a.v},
@@ -221,7 +290,9 @@ AttentionChoice choose_attention(const AttentionBackwardArgs& args) {
   if (choice.reason.empty()) choice.reason = refuse_rows(tensors);
   if (choice.reason.empty()) choice.reason = make_call(a, tensors, choice.call);
   if (choice.reason.empty()) cut(a.options.workspace_limit, choice);
-  return decide(a.options, std::move(choice));
+  choice = decide(a.options, std::move(choice));
+  add_statistics(whole.forward, choice);
+  return choice;
 }
 
 }  // namespace megatron

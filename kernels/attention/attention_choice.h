@@ -5,6 +5,7 @@
 #include <array>
 #include <compare>
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "kernels/attention/attention.h"
@@ -38,13 +39,32 @@ std::string describe(const CudnnAttention& call);
 /// the plans of 60 shapes), and a little for the kernels.
 int64_t cudnn_workspace(const CudnnAttention& call);
 
+/// What of a pair of parts of a sequence is not masked away, as attention of its own: all queries on the early half of
+/// earlier keys, or the late half of the queries on later keys, without a mask; on the queries' own keys plain causal
+/// attention. Nothing where options other than that mask speak of places.
+struct VisiblePart {
+  bool late_queries = false, early_keys = false;
+};
+
 struct AttentionChoice {
   bool cudnn = false;
   std::string reason;                        ///< why not cuDNN
   CudnnAttention call;                       ///< of one part
   int64_t batch_parts = 1, group_parts = 1;  ///< equal parts, one after the other, where a whole would need more memory
   int64_t workspace = 0;                     ///< bytes
+  std::optional<VisiblePart> part;           ///< what the call takes of a pair of parts of a sequence
+  int64_t statistics_offset = 0;             ///< of late_statistics() in the workspace
 };
+
+/// Of the arguments of attention of a pair of parts.
+std::optional<VisiblePart> visible_part(const AttentionArgs& args);
+/// The arguments of that part. `lse`, dense, stands in for the statistics of late queries.
+AttentionArgs cut_part(AttentionArgs args, const VisiblePart& part, const Tensor& lse);
+AttentionBackwardArgs cut_part(AttentionBackwardArgs args, const VisiblePart& part, const Tensor& lse);
+/// Rows [begin, end) of dimension 0; an absent tensor stays absent.
+Tensor rows_of_part(Tensor t, int64_t begin, int64_t end);
+/// Dense statistics of the late half of the queries, as they lie in `memory`.
+Tensor late_statistics(const AttentionArgs& args, void* memory);
 
 /// Of the forward. InternalError when the options ask for cuDNN and it does not take the case.
 AttentionChoice choose_attention(const AttentionArgs& args);

@@ -98,16 +98,26 @@ class RowDropout {
     const int32_t position = args_.position.as<int32_t>()[s * strides[0] + b * strides[1]];
     const DropoutToken token =
         dropout_token(dropout_key(args_.options.seed, name_hash_, head), step_, sample, position);
-    for (int64_t group = range.begin / 4; group * 4 < range.end; ++group) {
+    const RowPlaces& places = args_.key_places;
+    const int64_t split = std::clamp(places.split, range.begin, range.end);
+    fill_places(token, {range.begin + places.low, split + places.low}, multipliers);
+    fill_places(token, {split + places.high, range.end + places.high}, multipliers + (split - range.begin));
+  }
+
+ private:
+  /// Of keys at consecutive places.
+  template <typename A>
+  void fill_places(const DropoutToken& token, const KeyRange& places, A* multipliers) const {
+    if (places.empty()) return;
+    for (int64_t group = places.begin / 4; group * 4 < places.end; ++group) {
       const Philox4 words = dropout_words(token, static_cast<uint32_t>(group));
-      const int64_t first = std::max(range.begin, group * 4), last = std::min(range.end, group * 4 + 4);
+      const int64_t first = std::max(places.begin, group * 4), last = std::min(places.end, group * 4 + 4);
       for (int64_t j = first; j < last; ++j) {
-        multipliers[j - range.begin] = words.v[j % 4] >= threshold_ ? static_cast<A>(kept_) : A(0);
+        multipliers[j - places.begin] = words.v[j % 4] >= threshold_ ? static_cast<A>(kept_) : A(0);
       }
     }
   }
 
- private:
   const AttentionArgs& args_;
   bool active_;
   int64_t step_ = 0;

@@ -427,7 +427,8 @@ AttentionView make_view(const AttentionArgs& a) {
   p.e = narrow<int>(a.v.shape[3]);
   p.keys = narrow<int>(a.k.shape[0]);
   p.rows = narrow<int>(a.q.shape[0] * a.q.shape[3]);
-  p.shift = a.first_query + a.sizes.keys - a.sizes.queries;
+  p.query_places = a.query_places;
+  p.key_places = a.key_places;
   p.window_left = a.options.window_left;
   p.window_right = a.options.window_right;
   p.causal = a.options.causal;
@@ -455,8 +456,33 @@ bool all_allow_vectors(std::initializer_list<const Tensor*> tensors) {
   return std::all_of(tensors.begin(), tensors.end(), [](const Tensor* t) { return allows_packs(*t, 8); });
 }
 
+/// One row of queries per block of x, one element per thread.
+template <typename A>
+__global__ void lowest_kernel(A* lse, int64_t queries, Divisor groups, Divisor heads, Strided strides) {
+  const int64_t query = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  const uint32_t row = blockIdx.y, pair = heads.divide(row), h = row - pair * heads.value;
+  const uint32_t b = groups.divide(pair), g = pair - b * groups.value;
+  if (query < queries)
+    lse[query * strides.s + b * strides.b + g * strides.g + h * strides.h] = std::numeric_limits<A>::lowest();
+}
+
 }  // namespace
 }  // namespace cuda
+
+void fill_lowest_cuda(const Tensor& lse, void* stream) {
+  using namespace cuda;  // NOLINT
+  const Dims& shape = lse.shape;
+  if (lse.numel() == 0) return;
+  dispatch_cuda("fill_lowest", lse.dtype, [&](auto tag) {
+    using A = typename decltype(tag)::type;
+    if constexpr (std::is_same_v<A, float> || std::is_same_v<A, double>) {
+      const dim3 grid(grid_size(shape[0], kThreads), grid_size(shape[1] * shape[2] * shape[3], 1));
+      lowest_kernel<A><<<grid, kThreads, 0, stream_of(stream)>>>(data_of<A>(lse), shape[0], Divisor(shape[2]),
+                                                                 Divisor(shape[3]), strided(lse));
+      check_launch("fill_lowest");
+    }
+  });
+}
 
 void attention_own_cuda(const AttentionArgs& args, void* workspace, void* stream) {
   using namespace cuda;  // NOLINT

@@ -41,8 +41,8 @@ struct AttentionView {
   const int64_t* sample = nullptr;
   int64_t sample_stride = 0;
   int queries = 0, keys = 0, batch = 0, groups = 0, heads = 0, d = 0, e = 0;
-  int rows = 0;       ///< queries * heads
-  int64_t shift = 0;  ///< the key at query s's own place is shift + s
+  int rows = 0;  ///< queries * heads
+  RowPlaces query_places, key_places;
   int64_t window_left = -1, window_right = -1;
   bool causal = false, dropout = false;
   bool vectors = false;  ///< all rows can be walked in 16-byte pieces (16-bit types)
@@ -58,13 +58,14 @@ struct Keys {
 
 /// As visible_keys() of key_range.h.
 __device__ __forceinline__ Keys visible_keys(const AttentionView& p, int s, int b) {
-  const int64_t aligned = p.last_key.data != nullptr ? p.last_key.at(s, b) : p.shift + s;
+  const int64_t aligned = p.last_key.data != nullptr ? p.last_key.at(s, b) : p.query_places.at(s);
   if (p.last_key.data != nullptr && aligned < 0) return {};
   int64_t begin = 0, end = p.keys;
-  if (p.window_left >= 0) begin = max(begin, aligned - p.window_left);
-  if (p.starts.data != nullptr) begin = max(begin, p.starts.at(s, b));
-  if (p.window_right >= 0) end = min(end, aligned + p.window_right + 1);
-  if (p.causal || p.last_key.data != nullptr) end = min(end, aligned + 1);
+  const RowPlaces& keys = p.key_places;
+  if (p.window_left >= 0) begin = max(begin, keys.rows_below(aligned - p.window_left));
+  if (p.starts.data != nullptr) begin = max(begin, keys.rows_below(p.starts.at(s, b)));
+  if (p.window_right >= 0) end = min(end, keys.rows_below(aligned + p.window_right + 1));
+  if (p.causal || p.last_key.data != nullptr) end = min(end, keys.rows_below(aligned + 1));
   if (begin >= end) return {};
   return {static_cast<int>(begin), static_cast<int>(end)};
 }
@@ -77,9 +78,11 @@ __device__ __forceinline__ Keys row_keys(const AttentionView& p, int n, int b) {
 /// Queries [begin, end) that may see one of the keys [first, last): all that do, perhaps more.
 __device__ __forceinline__ Keys seeing_queries(const AttentionView& p, int first, int last) {
   int64_t begin = 0, end = p.queries;
-  if (p.causal) begin = max(begin, first - p.shift);
-  if (p.window_right >= 0) begin = max(begin, first - p.shift - p.window_right);
-  if (p.window_left >= 0) end = min(end, last - p.shift + p.window_left);
+  const RowPlaces& queries = p.query_places;
+  const int64_t lowest = p.key_places.at(first), highest = p.key_places.at(last - 1);
+  if (p.causal) begin = max(begin, queries.rows_below(lowest));
+  if (p.window_right >= 0) begin = max(begin, queries.rows_below(lowest - p.window_right));
+  if (p.window_left >= 0) end = min(end, queries.rows_below(highest + p.window_left + 1));
   if (begin >= end) return {};
   return {static_cast<int>(begin), static_cast<int>(end)};
 }
@@ -94,8 +97,9 @@ __device__ __forceinline__ DropoutToken row_token(const AttentionView& p, int n,
 /// 0 or 1 / (1 - dropout).
 template <typename A>
 __device__ __forceinline__ A dropout_factor(const AttentionView& p, const DropoutToken& token, int key) {
-  const Philox4 words = dropout_words(token, static_cast<uint32_t>(key) / 4);
-  const int i = key % 4;
+  const auto place = static_cast<uint32_t>(p.key_places.at(key));
+  const Philox4 words = dropout_words(token, place / 4);
+  const uint32_t i = place % 4;
   const uint32_t low = i == 0 ? words.v[0] : words.v[1], high = i == 2 ? words.v[2] : words.v[3];
   return (i < 2 ? low : high) >= p.threshold ? static_cast<A>(p.kept) : A(0);
 }

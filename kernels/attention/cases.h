@@ -83,6 +83,23 @@ inline void add_fused_cases(std::vector<OpCase>& cases) {
   add_by_implementation(cases, "fused large scores", {64, 64, 1, 2, 1, 64, 64}, causal, 8.0);
 }
 
+/// Parts of a sequence that 3 ranks share: keys before, at and after the queries.
+inline void add_part_cases(std::vector<OpCase>& cases) {
+  AttentionOptions causal, full, window, dropout;
+  full.causal = false;
+  window.window_left = 9;
+  dropout.dropout = 0.3;
+  for (int64_t keys = 0; keys < 3; ++keys) {
+    for (AttentionOptions* options : {&causal, &full, &window, &dropout}) options->parts = {3, 1, keys};
+    const std::string on = "part 1 on " + std::to_string(keys);
+    cases.push_back(attention_case(on, {6, 6, 2, 2, 2, 4, 4}, causal));
+    cases.push_back(attention_case(on + ", full", {6, 6, 1, 1, 3, 4, 4}, full));
+    cases.push_back(attention_case(on + ", window, starts", {24, 24, 2, 2, 1, 8, 8}, window, true));
+    cases.push_back(attention_case(on + ", dropout", {6, 6, 2, 2, 2, 4, 4}, dropout));
+    add_by_implementation(cases, on + ", fused", {96, 96, 2, 2, 2, 64, 64}, causal);
+  }
+}
+
 inline std::vector<OpCase> attention_cases() {
   AttentionOptions causal, full, window, both, dropout, dropout_window;
   full.causal = false;
@@ -118,6 +135,7 @@ inline std::vector<OpCase> attention_cases() {
   for (OpCase& c : cases) {  // large scores make the softmax a step: finite differences say nothing there
     if (c.name.find("large scores") != std::string::npos) c.differentiable_results.clear();
   }
+  add_part_cases(cases);
   cases.push_back(attention_case("speed causal grouped", {1024, 1024, 2, 2, 4, 64, 64}, causal));
   cases.back().speed = true;
   return cases;

@@ -20,14 +20,15 @@ inline KeyRange visible_keys(const AttentionArgs& args, int64_t s, int64_t b) {
   const auto element = [&](const Tensor& t) {
     return int64_t{static_cast<const int32_t*>(t.data)[s * t.strides[0] + b * t.strides[1]]};
   };
-  const int64_t aligned =  // the key at the query's own place
-      args.last_key ? element(args.last_key) : args.first_query + s + args.sizes.keys - args.sizes.queries;
+  const int64_t aligned = args.last_key ? element(args.last_key) : args.query_places.at(s);
   if (args.last_key && aligned < 0) return {};
   KeyRange range{0, args.k.shape[0]};
-  if (o.window_left >= 0) range.begin = std::max(range.begin, aligned - o.window_left);
-  if (args.starts) range.begin = std::max(range.begin, element(args.starts));
-  if (o.window_right >= 0) range.end = std::min(range.end, aligned + o.window_right + 1);
-  if (o.causal || args.last_key) range.end = std::min(range.end, aligned + 1);
+  const auto from = [&](int64_t place) { range.begin = std::max(range.begin, args.key_places.rows_below(place)); };
+  const auto before = [&](int64_t place) { range.end = std::min(range.end, args.key_places.rows_below(place)); };
+  if (o.window_left >= 0) from(aligned - o.window_left);
+  if (args.starts) from(element(args.starts));
+  if (o.window_right >= 0) before(aligned + o.window_right + 1);
+  if (o.causal || args.last_key) before(aligned + 1);
   if (range.empty()) return {};
   return range;
 }

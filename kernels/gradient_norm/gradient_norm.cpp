@@ -25,7 +25,7 @@ class SumOfSquares final : public OpKind {
     result.dtype = DType::kF64;
     result.placement.resize(mesh.axes.size());
     for (size_t axis = 0; axis < mesh.axes.size(); ++axis) {
-      const bool sharded = operands[0]->placement[axis].sharded();
+      const bool sharded = operands[0]->placement[axis].cuts();
       for (size_t i = 0; i < operands.size(); ++i) {
         check_operand(*operands[i], i, axis, sharded, mesh.axes[axis].name);
       }
@@ -65,9 +65,9 @@ class SumOfSquares final : public OpKind {
     if (placement.partial()) {
       throw PlacementError{str_cat("gradient ", i, " is partial over ", name), "all_reduce or reduce_scatter it first"};
     }
-    if (placement.sharded() != sharded) {
-      throw PlacementError{str_cat("gradient ", i, " is ", placement.sharded() ? "sharded" : "replicated", " over ",
-                                   name, " but gradient 0 is ", sharded ? "sharded" : "replicated"),
+    if (placement.cuts() != sharded) {
+      throw PlacementError{str_cat("gradient ", i, " is ", placement.cuts() ? "sharded" : "replicated", " over ", name,
+                                   " but gradient 0 is ", sharded ? "sharded" : "replicated"),
                            "make one sum per set of sharded axes"};
     }
   }

@@ -60,7 +60,9 @@ void write_checkpoint(const ModelSource& source, const std::string& to, const st
   CheckpointContent content;
   content.iteration = source.checkpoint() != nullptr ? source.checkpoint()->iteration() : 0;
   if (source.checkpoint() != nullptr) content.tokenizer = source.checkpoint()->manifest().tokenizer;
-  content.state["converted_from"] = source.kind();  // and no progress: a run starts from the weights alone
+  content.state[kConvertedFrom] = source.foreign() && source.checkpoint() != nullptr
+                                      ? source.checkpoint()->state_string(kConvertedFrom)
+                                      : source.kind();  // and no progress: a run starts from the weights alone
   content.texts = source.texts();
   content.texts["resolved.yaml"] = to_yaml(config);
   const auto last = std::make_shared<LastParameter>();
@@ -75,26 +77,34 @@ void write_checkpoint(const ModelSource& source, const std::string& to, const st
 }  // namespace
 
 std::string_view name_of(ModelFormat format) {
-  return format == ModelFormat::kMegatron ? "megatron" : "huggingface";
+  switch (format) {
+    case ModelFormat::kMegatron:
+      return "megatron";
+    case ModelFormat::kHuggingFace:
+      return "huggingface";
+    case ModelFormat::kGguf:
+      return "gguf";
+  }
+  return "?";
 }
 
 std::optional<ModelFormat> parse_model_format(std::string_view name) {
-  for (ModelFormat format : {ModelFormat::kMegatron, ModelFormat::kHuggingFace}) {
+  for (ModelFormat format : {ModelFormat::kMegatron, ModelFormat::kHuggingFace, ModelFormat::kGguf}) {
     if (name == name_of(format)) return format;
   }
   return std::nullopt;
 }
 
-ModelFormat target_format(const ModelSource& source, const std::string& /*to*/) {
+ModelFormat target_format(const ModelSource& source, const std::string& to) {
+  if (to.ends_with(".gguf")) return ModelFormat::kGguf;
   return source.checkpoint() != nullptr ? ModelFormat::kHuggingFace : ModelFormat::kMegatron;
 }
 
 void convert_model(const ModelSource& source, const std::string& to, ModelFormat format, const std::string& dtype) {
-  if (format == ModelFormat::kMegatron) {
-    write_checkpoint(source, to, dtype);
-  } else {
-    detail::write_huggingface(source, to, dtype, kShardBytes);
-  }
+  if (format == ModelFormat::kGguf) return detail::write_gguf(source, to, dtype);
+  if (dtype == "q8_0") throw UsageError("--dtype q8_0: only GGUF files have it");
+  if (format == ModelFormat::kMegatron) return write_checkpoint(source, to, dtype);
+  detail::write_huggingface(source, to, dtype, kShardBytes);
 }
 
 }  // namespace megatron

@@ -241,7 +241,6 @@ void read_window(Keys& keys, Family family, ModelConfig& m) {
   if (!size) fail_at(keys.at("sliding_window"), "layers with sliding attention need it");
   m.window_size = {*size - 1, 0};  // theirs counts the token itself
   if (in_window < m.num_layers) m.window_attn_skip_freq = windows;
-  if (m.num_layers == 1) m.window_attn_skip_freq.clear();
 }
 
 void read_llama(Keys& keys, const std::string& where, ModelDescription& d) {

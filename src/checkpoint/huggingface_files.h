@@ -10,7 +10,7 @@
 namespace megatron {
 
 inline constexpr char kConfigName[] = "config.json", kModelName[] = "model.safetensors",
-                      kIndexName[] = "model.safetensors.index.json";
+                      kIndexName[] = "model.safetensors.index.json", kTokenizerConfigName[] = "tokenizer_config.json";
 
 /// What goes with the weights, word for word.
 inline constexpr std::array kSmallFiles = {"config.json",

@@ -187,9 +187,10 @@ std::string diff_checkpoints(const CheckpointReader& a, const CheckpointReader& 
          diff_maps("tensors", tensor_texts(a.manifest()), tensor_texts(b.manifest())) + diff_contents(a, b);
 }
 
-std::vector<std::string> verify_checkpoint(const std::string& folder) {
+std::vector<std::string> verify_checkpoint(const std::string& folder, ThreadPool* pool) {
   try {
-    const CheckpointReader checkpoint = CheckpointReader::open_folder(folder, Verify::kNothing);
+    CheckpointReader checkpoint = CheckpointReader::open_folder(folder, Verify::kNothing);
+    checkpoint.set_pool(pool);
     return checkpoint.find_damage(Verify::kFull, /*all=*/true);
   } catch (const DataError& error) {
     return {error.what()};

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "base/thread_pool.h"
 #include "checkpoint/reader.h"
 
 namespace megatron {
@@ -20,6 +21,6 @@ std::string describe_checkpoint(const CheckpointReader& checkpoint, bool tensors
 std::string diff_checkpoints(const CheckpointReader& a, const CheckpointReader& b);
 
 /// One line for each damaged place of a checkpoint folder, every byte read; empty when all is well.
-std::vector<std::string> verify_checkpoint(const std::string& folder);
+std::vector<std::string> verify_checkpoint(const std::string& folder, ThreadPool* pool = nullptr);
 
 }  // namespace megatron

@@ -1,5 +1,11 @@
 #include "checkpoint/model_source.h"
 
+#include <stdlib.h>
+
+#include <cerrno>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
 #include "base/error.h"
 #include "base/file_io.h"
 #include "base/strings.h"
@@ -8,17 +14,20 @@
 #include "config/load.h"
 
 namespace megatron {
+
+using nlohmann::json;
+
 namespace {
 
 CheckpointReader open_checkpoint(const std::string& path, std::optional<int64_t> step, const std::string& option) {
-  if (!directory_exists(path)) throw DataError(str_cat(option, " ", path, ": no such folder"));
+  if (!directory_exists(path)) throw DataError(str_cat(option, " ", path, ": no such folder or GGUF file"));
   if (path_exists(path_join(path, "manifest.json"))) return CheckpointReader::open_folder(path);
   const std::string root = checkpoint_root(path);
   if (step) return CheckpointReader::open(root, *step);
   if (auto reader = CheckpointReader::open_latest(root)) return std::move(*reader);
   throw DataError(str_cat(option, " ", path,
-                          ": holds no checkpoint (no iter_* folder) and is no Hugging Face folder (no config.json); "
-                          "give the folder of checkpoint.save"));
+                          ": holds no checkpoint (no iter_* folder), is no Hugging Face folder (no config.json) and no "
+                          "GGUF file; give the folder of checkpoint.save, or one of these"));
 }
 
 /// The configuration of the run that wrote it; its rules reckon with the ranks of that run.
@@ -28,23 +37,42 @@ Config saved_config(const CheckpointReader& reader) {
   return load_config_text(reader.read_text("resolved.yaml"), reader.folder() + "/resolved.yaml", options).config;
 }
 
+/// Texts as files, for as long as it lives.
+class TemporaryFolder {
+ public:
+  explicit TemporaryFolder(const std::map<std::string, std::string>& texts) {
+    path_ = (std::filesystem::temp_directory_path() / "megatron-XXXXXX").string();
+    if (::mkdtemp(path_.data()) == nullptr) throw_file_error("make the folder", path_, errno);
+    for (const auto& [name, text] : texts) atomic_write_file(path_join(path_, name), text);
+  }
+  ~TemporaryFolder() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
 }  // namespace
 
 bool is_outer_model(const std::string& path) {
-  return is_huggingface_folder(path);
+  return is_huggingface_folder(path) || is_gguf_file(path);
 }
 
+ModelSource::ModelSource(CheckpointReader checkpoint)
+    : checkpoint_(std::make_shared<CheckpointReader>(std::move(checkpoint))), config_(saved_config(*checkpoint_)) {}
+
 ModelSource ModelSource::open(const std::string& path, std::optional<int64_t> step, const std::string& option) {
+  if (!is_outer_model(path)) return ModelSource(open_checkpoint(path, step, option));
   ModelSource source;
-  if (is_outer_model(path)) {
-    if (step) throw UsageError(str_cat(option, " ", path, ": the model of another program has no steps"));
-    source.outer_ = std::make_shared<OuterModel>(open_huggingface(path));
-    source.config_ = source.outer_->config;
-    announce(*source.outer_);
-  } else {
-    source.checkpoint_ = std::make_shared<CheckpointReader>(open_checkpoint(path, step, option));
-    source.config_ = saved_config(*source.checkpoint_);
-  }
+  if (step) throw UsageError(str_cat(option, " ", path, ": the model of another program has no steps"));
+  source.outer_ = std::make_shared<OuterModel>(is_gguf_file(path) ? open_gguf(path) : open_huggingface(path));
+  source.config_ = source.outer_->config;
+  announce(*source.outer_);
   return source;
 }
 
@@ -57,10 +85,18 @@ const std::string& ModelSource::path() const {
   return checkpoint_ ? checkpoint_->folder() : outer_->path;
 }
 
+bool ModelSource::foreign() const {
+  if (outer_) return true;
+  return checkpoint_->has_state(kConvertedFrom) && checkpoint_->state_string(kConvertedFrom) != kind();
+}
+
 std::unique_ptr<Tokenizer> ModelSource::tokenizer() const {
+  // The readers of tokenizers want files; in a GGUF file there are none.
+  std::optional<TemporaryFolder> unpacked;
+  if (outer_ && outer_->naming == Naming::kGguf) unpacked.emplace(outer_->texts);
+  const std::string folder = unpacked ? unpacked->path() : path();
   TokenizerSpec spec;
   spec.tokenizer_type = config_.data.tokenizer_type;
-  const std::string folder = path();
   spec.tokenizer_model = path_join(folder, "tokenizer.json");
   spec.vocab_file = path_join(folder, "vocab.json");
   spec.merge_file = path_join(folder, "merges.txt");
@@ -75,6 +111,13 @@ std::map<std::string, std::string> ModelSource::texts() const {
   std::map<std::string, std::string> texts;
   for (const char* name : kSmallFiles) {
     if (checkpoint_->has_file(name)) texts[name] = checkpoint_->read_text(name);
+  }
+  const std::unique_ptr<Tokenizer> named =
+      texts.contains("tokenizer.json") && !texts.contains(kTokenizerConfigName) ? tokenizer() : nullptr;
+  if (named && named->eod()) {  // other programs want to be told the token that ends a text
+    texts[kTokenizerConfigName] =
+        json{{"tokenizer_class", "PreTrainedTokenizerFast"}, {"eos_token", named->token_bytes(*named->eod())}}.dump(2) +
+        "\n";
   }
   return texts;
 }

@@ -19,11 +19,17 @@ namespace megatron {
 /// True when `path` is a model of another program; the kinds are told apart by their files.
 bool is_outer_model(const std::string& path);
 
+/// State of a converted checkpoint: the kind() that it was made of.
+inline constexpr char kConvertedFrom[] = "converted_from";
+
 class ModelSource {
  public:
   /// `path`: a folder of checkpoints (the newest complete one is taken, or `step`), one iter_* folder, a run folder, a
   /// Hugging Face folder, or a GGUF file. DataError, beginning with `option`, where there is none.
   static ModelSource open(const std::string& path, std::optional<int64_t> step, const std::string& option);
+
+  /// A checkpoint that is open already.
+  explicit ModelSource(CheckpointReader checkpoint);
 
   /// "checkpoint", "Hugging Face", "GGUF".
   std::string kind() const;
@@ -36,6 +42,9 @@ class ModelSource {
   /// Another program's: null for ours.
   const OuterModel* outer() const { return outer_.get(); }
 
+  /// True when the weights are another program's, converted or not: they expect what their tokenizer puts around a
+  /// text.
+  bool foreign() const;
   std::unique_ptr<Tokenizer> tokenizer() const;
   /// Small files that go with the model wherever it goes: tokenizer, config.json, ...
   std::map<std::string, std::string> texts() const;
@@ -43,6 +52,8 @@ class ModelSource {
   void read_box(const TensorRecord& record, const Box& box, std::span<std::byte> out) const;
 
  private:
+  ModelSource() = default;
+
   std::shared_ptr<const CheckpointReader> checkpoint_;
   std::shared_ptr<const OuterModel> outer_;
   Config config_;

@@ -54,11 +54,13 @@ struct OuterModel {
   void read_box(const TensorRecord& record, const Box& box, std::span<std::byte> out) const;
 };
 
-/// True for a folder with config.json.
+/// True for a folder with config.json, or a file that begins as GGUF does.
 bool is_huggingface_folder(const std::string& path);
+bool is_gguf_file(const std::string& path);
 
 /// DataError naming file and place for everything that is missing, damaged or not supported.
 OuterModel open_huggingface(const std::string& folder);
+OuterModel open_gguf(const std::string& file);
 
 /// What the log says of it: family, parameters, element types, and each key and tensor that was not used.
 void announce(const OuterModel& model);

@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "base/strings.h"
+#include "base/thread_pool.h"
 #include "checkpoint/safetensors.h"
 
 namespace megatron {
@@ -94,6 +95,31 @@ std::vector<uint64_t> write_part(const Part& part, int64_t chunk_bytes, std::vec
   return checksums;
 }
 
+struct WrittenShard {
+  int64_t bytes = 0, header_bytes = 0;
+  uint64_t checksum = 0;
+  std::vector<Piece> pieces;  ///< of its parts, in their order; `file` is not set
+};
+
+WrittenShard write_shard(const std::string& path, const std::vector<Part>& parts, int64_t chunk_bytes, FileOps& ops) {
+  std::vector<SafetensorsEntry> entries;
+  for (const Part& part : parts) {
+    entries.push_back({entry_name(part), std::string(safetensors_dtype(part.source->record.dtype)), part.box.extent});
+  }
+  SafetensorsWriter writer(path, std::move(entries), {{"format", "pt"}}, ops);
+  WrittenShard shard;
+  std::vector<std::byte> buffer;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    shard.pieces.push_back({parts[i].box, 0, writer.entries()[i].offset, parts[i].bytes,
+                            write_part(parts[i], chunk_bytes, buffer, writer)});
+  }
+  writer.finish();
+  shard.bytes = writer.total_bytes();
+  shard.header_bytes = writer.header_bytes();
+  shard.checksum = writer.header_checksum();
+  return shard;
+}
+
 void check_source(const TensorSource& source) {
   const TensorRecord& record = source.record;
   MEGATRON_CHECK(source.box.offset.size() == record.shape.size() && source.box.extent.size() == record.shape.size(),
@@ -121,29 +147,29 @@ int64_t total_bytes(const std::vector<TensorSource>& sources) {
 }
 
 ShardSet write_shards(const std::string& folder, int rank, const std::vector<TensorSource>& sources,
-                      int64_t shard_bytes, int64_t chunk_bytes, FileOps& ops) {
+                      int64_t shard_bytes, int64_t chunk_bytes, FileOps& ops, int threads) {
   ShardSet set;
   std::map<std::string, size_t> index;
   for (const TensorSource& source : sources) {
     check_source(source);
     if (index.emplace(source.record.name, set.tensors.size()).second) set.tensors.push_back({source.record, {}});
   }
-  std::vector<std::byte> buffer;
-  for (const std::vector<Part>& shard : plan_shards(sources, shard_bytes)) {
-    std::vector<SafetensorsEntry> entries;
-    for (const Part& part : shard) {
-      entries.push_back({entry_name(part), std::string(safetensors_dtype(part.source->record.dtype)), part.box.extent});
+  const std::vector<std::vector<Part>> shards = plan_shards(sources, shard_bytes);
+  std::vector<WrittenShard> written(shards.size());
+  ThreadPool pool(static_cast<int>(std::clamp<int64_t>(threads, 1, std::max<int64_t>(1, std::ssize(shards)))));
+  pool.parallel_for(std::ssize(shards), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const auto number = static_cast<size_t>(i);
+      written[number] = write_shard(path_join(folder, shard_name(rank, number)), shards[number], chunk_bytes, ops);
     }
-    const std::string name = shard_name(rank, set.files.size());
-    SafetensorsWriter writer(path_join(folder, name), std::move(entries), {{"format", "pt"}}, ops);
-    for (size_t i = 0; i < shard.size(); ++i) {
-      const Part& part = shard[i];
-      const int64_t file = std::ssize(set.files);
-      set.tensors[index.at(part.source->record.name)].pieces.push_back(
-          {part.box, file, writer.entries()[i].offset, part.bytes, write_part(part, chunk_bytes, buffer, writer)});
+  });
+  for (size_t i = 0; i < shards.size(); ++i) {
+    set.files.push_back({shard_name(rank, i), written[i].bytes, written[i].header_bytes, written[i].checksum});
+    for (size_t p = 0; p < shards[i].size(); ++p) {
+      Piece& piece = written[i].pieces[p];
+      piece.file = static_cast<int64_t>(i);
+      set.tensors[index.at(shards[i][p].source->record.name)].pieces.push_back(std::move(piece));
     }
-    writer.finish();
-    set.files.push_back({name, writer.total_bytes(), writer.header_bytes(), writer.header_checksum()});
   }
   return set;
 }

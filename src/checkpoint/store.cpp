@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <chrono>
 #include <cstdlib>
 #include <random>
 #include <utility>
@@ -86,52 +85,64 @@ void CheckpointStore::remove_leftovers() {
   }
 }
 
-void CheckpointStore::stage(const std::string& staging, const CheckpointContent& content, const WriteShares& write,
-                            Manifest& manifest) {
-  const int made = ops_.make_directory(staging);
-  if (made < 0) throw_file_error("create the folder", staging, -made);
-  ShardSet shards = write ? write(staging)
-                          : write_shards(staging, 0, content.tensors, options_.shard_bytes, options_.chunk_bytes, ops_);
-  manifest.files = std::move(shards.files);
-  manifest.tensors = std::move(shards.tensors);
+StagedSave CheckpointStore::begin(const CheckpointContent& content) {
+  MEGATRON_CHECK(content.iteration >= 0, "negative iteration");
+  StagedSave save;
+  save.start = std::chrono::steady_clock::now();
+  remove_leftovers();
+  save.bytes = total_bytes(content.tensors) + content.other_bytes;
   for (const auto& [name, text] : content.texts) {
     MEGATRON_CHECK(name.find('/') == std::string::npos, "not a plain file name: " + name);
-    FileWriter writer(path_join(staging, name), FileOps::Create::kNew, ops_);
-    writer.append(text);
-    writer.finish();
-    manifest.files.push_back({name, std::ssize(text), 0, xxh64(text)});
+    save.bytes += std::ssize(text);
   }
+  require_free_space(root_, save.bytes + kReserveBytes, ops_);
+  save.manifest = begin_manifest(root_, content, options_);
+  save.texts = content.texts;
+  save.staging =
+      path_join(root_, str_cat(kStagingPrefix, iteration_name(content.iteration), "-", ::getpid(), "-", nonce()));
+  const int made = ops_.make_directory(save.staging);
+  if (made < 0) throw_file_error("create the folder", save.staging, -made);
+  return save;
 }
 
-SaveResult CheckpointStore::save(const CheckpointContent& content, const WriteShares& write) {
-  MEGATRON_CHECK(content.iteration >= 0, "negative iteration");
-  const auto start = std::chrono::steady_clock::now();
-  remove_leftovers();
-  int64_t bytes = total_bytes(content.tensors) + content.other_bytes;
-  for (const auto& [name, text] : content.texts) bytes += std::ssize(text);
-  require_free_space(root_, bytes + kReserveBytes, ops_);
+SaveResult CheckpointStore::save(const CheckpointContent& content) {
+  StagedSave save = begin(content);
+  ShardSet shards;
+  try {
+    shards = write_shards(save.staging, 0, content.tensors, options_.shard_bytes, options_.chunk_bytes, ops_,
+                          options_.threads);
+  } catch (...) {
+    abandon(save);
+    throw;
+  }
+  return commit(std::move(save), std::move(shards));
+}
 
-  Manifest manifest = begin_manifest(root_, content, options_);
-  const std::string name = iteration_name(content.iteration);
-  const std::string staging = path_join(root_, str_cat(kStagingPrefix, name, "-", ::getpid(), "-", nonce()));
+SaveResult CheckpointStore::commit(StagedSave save, ShardSet shards) {
+  const std::string name = iteration_name(save.manifest.iteration);
   const std::string target = path_join(root_, name);
   try {
-    stage(staging, content, write, manifest);
-    const std::string text = print_manifest(manifest);
-    FileWriter writer(path_join(staging, kManifestName), FileOps::Create::kNew, ops_);
-    writer.append(text);
-    writer.finish();
-    sync_directory(staging, ops_);
-    // The production reader judges what lies on the storage, before anybody can rely on it.
-    for (const StoredFile& file : manifest.files) FileReader(path_join(staging, file.name)).drop_cache();
-    CheckpointReader::open_folder(staging, options_.read_back);
-    publish(staging, target, text);
-  } catch (...) {
-    try {
-      remove_tree(staging, ops_);
-    } catch (const Error& error) {
-      log_warn(str_cat("the failed save left files behind: ", error.what()));
+    Manifest& manifest = save.manifest;
+    manifest.files = std::move(shards.files);
+    manifest.tensors = std::move(shards.tensors);
+    const auto write = [&](const std::string& file, const std::string& text) {
+      FileWriter writer(path_join(save.staging, file), FileOps::Create::kNew, ops_);
+      writer.append(text);
+      writer.finish();
+    };
+    for (const auto& [file, text] : save.texts) {
+      write(file, text);
+      manifest.files.push_back({file, std::ssize(text), 0, xxh64(text)});
     }
+    const std::string text = print_manifest(manifest);
+    write(std::string(kManifestName), text);
+    sync_directory(save.staging, ops_);
+    // The production reader judges what lies on the storage, before anybody can rely on it.
+    for (const StoredFile& file : manifest.files) FileReader(path_join(save.staging, file.name)).drop_cache();
+    CheckpointReader::open_folder(save.staging, options_.read_back);
+    publish(save.staging, target, text);
+  } catch (...) {
+    abandon(save);
     throw;
   }
   sync_directory(root_, ops_);
@@ -142,8 +153,16 @@ SaveResult CheckpointStore::save(const CheckpointContent& content, const WriteSh
   } catch (const DataError& error) {
     log_warn(str_cat("checkpoint ", target, " is complete, but: ", error.what()));
   }
-  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
-  return {target, bytes, elapsed.count()};
+  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - save.start;
+  return {target, save.bytes, elapsed.count()};
+}
+
+void CheckpointStore::abandon(const StagedSave& save) noexcept {
+  try {
+    remove_tree(save.staging, ops_);
+  } catch (const std::exception& error) {
+    log_warn(str_cat("the failed save left files behind: ", error.what()));
+  }
 }
 
 void CheckpointStore::publish(const std::string& staging, const std::string& target, const std::string& manifest_text) {

@@ -3,8 +3,8 @@
 // checkpoint or the one before.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
-#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -27,6 +27,7 @@ struct StoreOptions {
   /// How much of the staged files is read back from the storage before they are published.
   Verify read_back = Verify::kSample;
   std::string program;  ///< version of the program, for the manifest
+  int threads = 1;      ///< that write shards
 };
 
 /// All that goes into one checkpoint.
@@ -45,9 +46,14 @@ struct SaveResult {
   double seconds = 0;
 };
 
-/// Has all ranks write their shares to the staging folder, which they all see, and returns join_shards() of what they
-/// wrote.
-using WriteShares = std::function<ShardSet(const std::string& staging)>;
+/// A save between begin() and commit().
+struct StagedSave {
+  std::string staging;  ///< the folder that shards are written to
+  Manifest manifest;    ///< all but files and tensors
+  std::map<std::string, std::string> texts;
+  int64_t bytes = 0;
+  std::chrono::steady_clock::time_point start;
+};
 
 /// The right to write checkpoints to a folder. It is held until destruction; a second owner is refused.
 class CheckpointStore {
@@ -59,15 +65,22 @@ class CheckpointStore {
   /// Writes and commits one checkpoint, then applies the retention rule. When it throws (disk full, storage failure,
   /// lost ownership), the checkpoints that were there before are still there. An existing checkpoint of this iteration
   /// is replaced, atomically where the file system can swap two names. Leftovers of dead saves are removed first.
-  /// Without `write` this process writes content.tensors alone.
-  SaveResult save(const CheckpointContent& content, const WriteShares& write = {});
+  SaveResult save(const CheckpointContent& content);
 
+  /// The same in steps, where several ranks write their shares, or a thread of its own does: write_shards() to the
+  /// staging folder by everybody, then commit() with join_shards() of what they wrote, or abandon(). One at a time.
+  StagedSave begin(const CheckpointContent& content);
+  SaveResult commit(StagedSave save, ShardSet shards);
+  void abandon(const StagedSave& save) noexcept;
+
+  /// False when somebody else has taken the folder over.
+  bool owned() const { return lock_.still_owned(); }
+  const StoreOptions& options() const { return options_; }
+  FileOps& ops() const { return ops_; }
   const std::string& root() const { return root_; }
 
  private:
   void remove_leftovers();
-  void stage(const std::string& staging, const CheckpointContent& content, const WriteShares& write,
-             Manifest& manifest);
   void publish(const std::string& staging, const std::string& target, const std::string& manifest_text);
   void replace(const std::string& staging, const std::string& target);
   void apply_retention();

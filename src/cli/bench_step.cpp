@@ -231,7 +231,8 @@ void run_rank(const BenchStepOptions& options, World& world) {
   }
   if (world.rank() > 0) set_log_level(LogLevel::kError);
   Config& config = loaded.config;
-  config.run.replay_non_finite = false;  // it is the time of steps that is asked for
+  config.training.step_batch_size_schedule.clear();  // the last size is measured
+  config.run.replay_non_finite = false;              // it is the time of steps that is asked for
   const auto ranks = std::make_shared<RankContext>(config, world, options.no_comm ? Traffic::kLocal : Traffic::kReal);
   const RunData data = open_data(config);
   TrainEngine engine(config, make_train_programs(config, data.vocab_size, ranks->parallel()), ranks);

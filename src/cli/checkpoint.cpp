@@ -1,10 +1,14 @@
 // megatron checkpoint verify | inspect: are checkpoints whole, and what do they hold?
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
 #include <iostream>
 #include <memory>
 #include <string>
 
 #include "base/error.h"
+#include "base/host.h"
+#include "base/log.h"
 #include "base/strings.h"
 #include "checkpoint/inspect.h"
 #include "checkpoint/layout.h"
@@ -16,19 +20,23 @@ namespace {
 struct CheckpointArguments {
   std::string folder;
   std::string other;
-  bool tensors = false;
+  bool tensors = false, config = false;
 };
 
 /// Every byte of every checkpoint is read; the verdicts go to standard output, one line each.
 void run_verify(const CheckpointArguments& arguments) {
   size_t damaged = 0;
   const std::vector<std::string> folders = checkpoint_folders(arguments.folder);
+  const auto start = std::chrono::steady_clock::now();
+  ThreadPool pool(std::max(1, host_facts().processors));
   for (const std::string& folder : folders) {
-    const std::vector<std::string> damage = verify_checkpoint(folder);
+    const std::vector<std::string> damage = verify_checkpoint(folder, &pool);
     std::cout << folder << ": " << (damage.empty() ? "good" : "DAMAGED") << std::endl;
     for (const std::string& place : damage) std::cout << "  " << place << "\n";
     damaged += !damage.empty();
   }
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+  log_info(str_cat("every byte was read, in ", format_duration(took.count())));
   if (damaged > 0) {
     throw DataError(str_cat(damaged, " of ", folders.size(), " checkpoints in ", arguments.folder, " are damaged"));
   }
@@ -45,6 +53,7 @@ void run_inspect(const CheckpointArguments& arguments) {
   const CheckpointReader checkpoint = open_for_inspection(arguments.folder);
   if (arguments.other.empty()) {
     std::cout << describe_checkpoint(checkpoint, arguments.tensors);
+    if (arguments.config) std::cout << checkpoint.read_text("resolved.yaml");
     return;
   }
   const CheckpointReader other = open_for_inspection(arguments.other);
@@ -73,6 +82,7 @@ void add_checkpoint_command(CLI::App& app) {
       "Show iteration, sizes, files and training state of a checkpoint; of a folder, the newest complete one.");
   inspect->add_option("DIR", arguments->folder, kFolderHelp)->required();
   inspect->add_flag("--tensors", arguments->tensors, "List every tensor with type, shape and size.");
+  inspect->add_flag("--config", arguments->config, "Print the configuration of the run that wrote it.");
   inspect
       ->add_option("--diff", arguments->other,
                    "Show instead what differs in this second checkpoint: settings, state, tensors, contents.")

@@ -20,13 +20,14 @@ struct ConvertCommand {
 };
 
 /// Largest error of a value that is still the same model: of sums in another order, or of rounded weights.
-constexpr double kExactBound = 1e-5, kRoundedBound = 0.2;
+constexpr double kExactBound = 1e-5, kRoundedBound = 0.1;
 
 /// Runs both forms on the same tokens; DataError naming the first layer that differs.
 void verify_conversion(const ModelSource& source, const ConvertCommand& command) {
   const int64_t length = std::min<int64_t>(32, source.config().model.max_position_embeddings);
   const ModelSource target = ModelSource::open(command.to, std::nullopt, "--to");
-  const bool rounded = !command.dtype.empty() && command.dtype != source.config().precision.params_dtype;
+  const bool rounded = (!command.dtype.empty() && command.dtype != source.config().precision.params_dtype) ||
+                       (source.outer() != nullptr && source.outer()->mixed_types);
   const int64_t ids =
       source.config().model.vocab_size ? *source.config().model.vocab_size : source.tokenizer()->vocab_size();
   const auto tokens = probe_tokens(ids, length);
@@ -53,22 +54,27 @@ void run_convert(const ConvertCommand& command) {
 
 void add_convert_command(CLI::App& app) {
   auto* command = app.add_subcommand(
-      "convert", "Turn a model into another program's form: checkpoints of ours, Hugging Face folders.");
+      "convert", "Turn a model into another program's form: checkpoints of ours, Hugging Face folders, GGUF files.");
   auto c = std::make_shared<ConvertCommand>();
   command
-      ->add_option("--from", c->from,
-                   "Folder of checkpoints (the newest complete one is used), one iter_* folder, a run folder, or a "
-                   "Hugging Face folder; which of these it is, is found out")
+      ->add_option(
+          "--from", c->from,
+          "Folder of checkpoints (the newest complete one is used), one iter_* folder, a run folder, a Hugging Face "
+          "folder, or a GGUF file; which of these it is, is found out")
       ->required();
   command->add_option("--to", c->to, "What to write; it must not exist yet")->required();
   command
-      ->add_option("--format", c->format,
-                   "Form of --to: megatron or huggingface; auto makes a Hugging Face folder of a checkpoint of ours, "
-                   "and a checkpoint of all else")
-      ->check(CLI::IsMember({"auto", "megatron", "huggingface"}))
+      ->add_option(
+          "--format", c->format,
+          "Form of --to: megatron, huggingface or gguf; auto makes GGUF of a name that ends so, else a Hugging Face "
+          "folder of a checkpoint of ours, and a checkpoint of all else")
+      ->check(CLI::IsMember({"auto", "megatron", "huggingface", "gguf"}))
       ->capture_default_str();
-  command->add_option("--dtype", c->dtype, "Element type of the weights: fp32, bf16 or fp16; not given: as they are")
-      ->check(CLI::IsMember({"fp32", "bf16", "fp16"}));
+  command
+      ->add_option(
+          "--dtype", c->dtype,
+          "Element type of the weights: fp32, bf16, fp16 (not in GGUF) or q8_0 (in GGUF alone); not given: as they are")
+      ->check(CLI::IsMember({"fp32", "bf16", "fp16", "q8_0"}));
   command->add_option("--ckpt-step", c->step, "Use the checkpoint of this iteration");
   command->add_flag("--verify", c->verify,
                     "Afterwards run both forms on the CPU in fp32 and compare layer by layer; takes memory for all "

@@ -71,7 +71,7 @@ void run_generate(GenerateCommand& command) {
   InferenceModel model(command.load, command.step, run, ranks.join(run));
   log_info("model of " + model.folder());
   std::vector<std::vector<TokenId>> prompts;
-  for (const std::string& text : texts) prompts.push_back(model.tokenizer().encode(text));
+  for (const std::string& text : texts) prompts.push_back(model.encode_prompt(text));
   // A single prompt streams; several would mix, so each is printed whole.
   const bool streams = prompts.size() == 1;
   if (speaks && streams && !command.no_echo) std::printf("%s", texts[0].c_str());
@@ -100,8 +100,10 @@ void add_generate_command(CLI::App& app) {
       app.add_subcommand("generate", "Generate text from a checkpoint; started by mpirun, the ranks share the model");
   auto g = std::make_shared<GenerateCommand>();
   command
-      ->add_option("--load", g->load,
-                   "Folder of checkpoints (the newest complete one is used), one iter_* folder, or a run folder")
+      ->add_option(
+          "--load", g->load,
+          "Folder of checkpoints (the newest complete one is used), one iter_* folder, a run folder, a Hugging Face "
+          "folder, or a GGUF file")
       ->required();
   command->add_option("--ckpt-step", g->step, "Use the checkpoint of this iteration");
   auto* prompt = command->add_option("--prompt", g->prompts, "Text to go on from; may be given several times");

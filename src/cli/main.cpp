@@ -9,6 +9,7 @@
 #include "base/strings.h"
 #include "cli/commands.h"
 #include "cli/stop.h"
+#include "comm/world.h"
 #include "train/version.h"
 
 namespace megatron {
@@ -82,6 +83,8 @@ int run(int argc, char** argv) {
     return static_cast<int>(ExitCode::kUsage);
   } catch (const StoppedResumable&) {
     return static_cast<int>(ExitCode::kResumable);
+  } catch (const SaidElsewhere& error) {
+    return static_cast<int>(error.code());
   } catch (const Error& error) {
     std::fprintf(stderr, "error: %s\n", error.what());
     return static_cast<int>(error.code());

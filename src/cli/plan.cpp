@@ -6,7 +6,6 @@
 #include "base/error.h"
 #include "cli/commands.h"
 #include "cli/config_options.h"
-#include "config/layer_config.h"
 #include "parallel/mesh.h"
 #include "program/plan.h"
 #include "tokenizer/tokenizer.h"
@@ -49,9 +48,7 @@ void add_plan_command(CLI::App& app) {
                     "Also print every operation of the step, forward, backward and update");
   command->callback([options] {
     const LoadedConfig loaded = load_config(options->config, options->world_size);
-    const Mesh mesh = make_mesh(loaded.config.parallel, options->world_size, 0);
-    const ParallelContext parallel =
-        ParallelContext(mesh, loaded.config.parallel.sequence_parallel).in_pieces(tp_overlap_pieces(loaded.config));
+    const ParallelContext parallel = make_parallel_context(loaded.config, options->world_size, 0);
     const TrainPrograms programs = make_train_programs(loaded.config, vocab_size_of(loaded.config), parallel);
     std::printf("%s", describe_plan(loaded.config, programs, loaded.decisions).c_str());
     if (options->print_program) print_programs(programs);

@@ -11,7 +11,6 @@
 #include "cli/stop.h"
 #include "comm/launch.h"
 #include "comm/start_check.h"
-#include "config/layer_config.h"
 #include "parallel/mesh.h"
 #include "train/compare_devices.h"
 #include "train/data_setup.h"
@@ -50,9 +49,7 @@ void dry_run(const LoadedConfig& loaded, World& world) {
   const RunData data = open_data(loaded.config);
   std::vector<std::string> decisions = loaded.decisions;
   decisions.insert(decisions.end(), data.splits.notes.begin(), data.splits.notes.end());
-  const Mesh mesh = make_mesh(loaded.config.parallel, world.size(), world.rank());
-  const ParallelContext parallel =
-      ParallelContext(mesh, loaded.config.parallel.sequence_parallel).in_pieces(tp_overlap_pieces(loaded.config));
+  const ParallelContext parallel = make_parallel_context(loaded.config, world.size(), world.rank());
   const TrainPrograms programs = make_train_programs(loaded.config, data.vocab_size, parallel);
   if (world.rank() > 0) return;
   std::printf("%s", describe_plan(loaded.config, programs, decisions).c_str());

@@ -110,6 +110,7 @@ class CollectiveKind final : public OpKind {
   /// 0 can be made or undone by itself.
   void check_nesting(const ValueInfo& x, int axis, const Mesh& mesh) const {
     if (x.shape.rank() == 0) throw PlacementError{"a scalar has no dimension to cut", "use all_reduce"};
+    if (is_flat(x.placement)) throw PlacementError{"the operand is flat", "all_gather its flat axis first"};
     for (int inner = 0; inner < axis; ++inner) {
       if (x.placement[static_cast<size_t>(inner)] != AxisPlacement::S(0)) continue;
       const std::string& name = mesh.axes[static_cast<size_t>(inner)].name;

@@ -1,11 +1,7 @@
 #include "comm/flight_recorder.h"
 
-#include <unistd.h>
-
 #include <algorithm>
-#include <cstdio>
 
-#include "base/error.h"
 #include "base/strings.h"
 
 namespace megatron {
@@ -26,6 +22,13 @@ class RecordedComm final : public Comm {
     recorder_->end(id);
   }
 
+  void run_group(std::span<const CommCall> calls) override {
+    std::vector<uint64_t> ids;
+    for (const CommCall& call : calls) ids.push_back(recorder_->begin(*comm_, ++sequence_, call));
+    comm_->run_group(calls);
+    for (const uint64_t id : ids) recorder_->end(id);
+  }
+
   std::unique_ptr<Comm> split(int colour, int key, const std::string& name) override {
     return make_recorded_comm(comm_->split(colour, key, name), recorder_);
   }
@@ -35,6 +38,36 @@ class RecordedComm final : public Comm {
   std::shared_ptr<FlightRecorder> recorder_;
   uint64_t sequence_ = 0;
 };
+
+class RecordedWorld final : public World {
+ public:
+  RecordedWorld(World& world, std::shared_ptr<FlightRecorder> recorder)
+      : world_(world), recorder_(std::move(recorder)) {}
+  const RankInfo& info() const override { return world_.info(); }
+  std::vector<std::string> gather(const std::string& bytes) override {
+    const uint64_t id =
+        recorder_->begin("all ranks", rank(), size(), ++sequence_, str_cat("gather of ", bytes.size(), " bytes"));
+    std::vector<std::string> parts = world_.gather(bytes);
+    recorder_->end(id);
+    return parts;
+  }
+  Comm& host_comm() override { return world_.host_comm(); }
+  void fail(const std::string& reason) noexcept override { world_.fail(reason); }
+  void set_timeout(double seconds) override { world_.set_timeout(seconds); }
+  bool says_first(const std::string& reason) noexcept override { return world_.says_first(reason); }
+  bool is_one_process() const override { return world_.is_one_process(); }
+
+ private:
+  World& world_;
+  std::shared_ptr<FlightRecorder> recorder_;
+  uint64_t sequence_ = 0;
+};
+
+/// `text` is the whole of it where no tensors travel (a gather of bytes), else the subject.
+std::string text_of(const CommCall& call, const std::string& text) {
+  if (call.op == CommOp::kBarrier) return text.empty() ? describe(call) : text;
+  return describe(call) + (text.empty() ? "" : str_cat(" (", text, ")"));
+}
 
 std::string line_of(const FlightRecorder::Record& r) {
   return str_cat("call ", r.sequence, " of ", r.comm, ": ", r.call, ", ", r.done ? "done" : "not done", ", begun ",
@@ -49,14 +82,27 @@ void FlightRecorder::set_phase(const std::string& phase) {
   ++progress_;
 }
 
-uint64_t FlightRecorder::begin(const Comm& comm, uint64_t sequence, const CommCall& call) {
+uint64_t FlightRecorder::add(Entry entry) {
   const std::lock_guard lock(mutex_);
   if (entries_.size() == capacity_) entries_.pop_front();
-  CommCall kept = call;  // counts live as long as the call only
-  kept.send_counts = kept.receive_counts = nullptr;
-  entries_.push_back({next_, comm.name(), phase_, comm.rank(), comm.size(), sequence, kept, Clock::now(), false});
+  entry.id = next_;
+  entry.phase = phase_;
+  entry.begun = Clock::now();
+  entries_.push_back(std::move(entry));
   ++progress_;
   return next_++;
+}
+
+uint64_t FlightRecorder::begin(const Comm& comm, uint64_t sequence, const CommCall& call) {
+  Entry entry{0, comm.name(), "", comm.rank(), comm.size(), sequence, call, "", {}, false};
+  entry.call.send_counts = entry.call.receive_counts = nullptr;  // they live as long as the call only
+  if (comm.subject() != nullptr) entry.text = *comm.subject();
+  return add(std::move(entry));
+}
+
+uint64_t FlightRecorder::begin(const std::string& comm, int rank, int size, uint64_t sequence,
+                               const std::string& call) {
+  return add({0, comm, "", rank, size, sequence, {}, call, {}, false});
 }
 
 void FlightRecorder::end(uint64_t id) {
@@ -72,7 +118,7 @@ void FlightRecorder::end(uint64_t id) {
 FlightRecorder::Record FlightRecorder::to_record(const Entry& e) {
   return {str_cat(e.comm, ", rank ", e.rank, " of ", e.size),
           e.sequence,
-          describe(e.call),
+          text_of(e.call, e.text),
           e.phase,
           std::chrono::duration<double>(Clock::now() - e.begun).count(),
           e.done};
@@ -86,76 +132,36 @@ std::vector<FlightRecorder::Record> FlightRecorder::records() const {
 }
 
 std::string FlightRecorder::where() const {
-  const std::lock_guard lock(mutex_);
-  const auto waiting = std::find_if(entries_.begin(), entries_.end(), [](const Entry& e) { return !e.done; });
-  if (waiting != entries_.end()) return "waits in " + line_of(to_record(*waiting));
-  if (entries_.empty()) return str_cat("is in ", phase_, ", without any collective so far");
-  return str_cat("is in ", phase_, " outside of collectives; the last was ", line_of(to_record(entries_.back())));
+  return standing().where;
 }
 
-uint64_t FlightRecorder::progress() const {
+std::string FlightRecorder::phase() const {
   const std::lock_guard lock(mutex_);
-  return progress_;
+  return phase_;
+}
+
+FlightRecorder::Standing FlightRecorder::standing() const {
+  const std::lock_guard lock(mutex_);
+  Standing s;
+  s.progress = progress_;
+  const auto waiting = std::find_if(entries_.begin(), entries_.end(), [](const Entry& e) { return !e.done; });
+  s.waits = waiting != entries_.end();
+  if (s.waits) {
+    s.where = "waits in " + line_of(to_record(*waiting));
+  } else if (entries_.empty()) {
+    s.where = str_cat("is in ", phase_, ", without any collective so far");
+  } else {
+    s.where = str_cat("is in ", phase_, " outside of collectives; the last was ", line_of(to_record(entries_.back())));
+  }
+  return s;
 }
 
 std::unique_ptr<Comm> make_recorded_comm(std::unique_ptr<Comm> comm, std::shared_ptr<FlightRecorder> recorder) {
   return std::make_unique<RecordedComm>(std::move(comm), std::move(recorder));
 }
 
-Watchdog::Watchdog(std::shared_ptr<const FlightRecorder> recorder, std::string label, double seconds, Expire expire)
-    : recorder_(std::move(recorder)),
-      label_(std::move(label)),
-      expire_(std::move(expire)),
-      seconds_(seconds),
-      thread_([this] { watch(); }) {}
-
-Watchdog::~Watchdog() {
-  {
-    const std::lock_guard lock(mutex_);
-    stop_ = true;
-  }
-  wake_.notify_all();
-  thread_.join();
-}
-
-void Watchdog::set_seconds(double seconds) {
-  const std::lock_guard lock(mutex_);
-  seconds_ = seconds;
-}
-
-void Watchdog::watch() {
-  using Clock = std::chrono::steady_clock;
-  uint64_t seen = recorder_->progress();
-  Clock::time_point moved = Clock::now();
-  std::unique_lock lock(mutex_);
-  while (!stop_) {
-    wake_.wait_for(lock, std::chrono::duration<double>(std::clamp(seconds_ / 10, 0.005, 1.0)));
-    const uint64_t now = recorder_->progress();
-    if (now != seen) {
-      seen = now;
-      moved = Clock::now();
-    }
-    if (stop_ || Clock::now() - moved < std::chrono::duration<double>(seconds_)) continue;
-    const std::string report =
-        str_cat(label_, " has not moved for ", format_duration(seconds_), ": it ", recorder_->where());
-    lock.unlock();
-    expire_(report);
-    return;
-  }
-}
-
-Watchdog::Expire print_and_exit(std::shared_ptr<const FlightRecorder> recorder, double grace_seconds) {
-  return [recorder = std::move(recorder), grace_seconds](const std::string& report) {
-    std::string text = str_cat("error: ", report, "\n");
-    const std::vector<FlightRecorder::Record> records = recorder->records();
-    for (size_t i = records.size() - std::min<size_t>(records.size(), 8); i < records.size(); ++i) {
-      text += str_cat("  ", line_of(records[i]), "\n");
-    }
-    std::fputs(text.c_str(), stderr);  // in one piece: all ranks write at about the same time
-    std::fflush(stderr);
-    std::this_thread::sleep_for(std::chrono::duration<double>(grace_seconds));
-    _exit(static_cast<int>(ExitCode::kDevice));  // the other threads hang, so nothing can be unwound
-  };
+std::unique_ptr<World> make_recorded_world(World& world, std::shared_ptr<FlightRecorder> recorder) {
+  return std::make_unique<RecordedWorld>(world, std::move(recorder));
 }
 
 }  // namespace megatron

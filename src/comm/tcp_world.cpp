@@ -12,6 +12,7 @@ namespace megatron {
 namespace {
 
 enum Kind : uint8_t { kHello = 0x4d, kData = 2, kUsageFailure = 3, kDeviceFailure = 4 };
+const std::string kFailed = " failed: ";  // between the label of a rank and its reason
 constexpr char kProtocol[] = "megatron rendezvous 1";
 
 class TcpWorld final : public World {
@@ -68,8 +69,20 @@ class TcpWorld final : public World {
   void fail(const std::string& reason) noexcept override {
     if (failed_) return;
     failed_ = true;
-    tell_all({kDeviceFailure, str_cat(label(), " failed: ", reason)});
+    tell_all({kDeviceFailure, str_cat(label(), kFailed, reason)});
   }
+
+  bool says_first(const std::string& reason) noexcept override {
+    Frame frame;
+    std::string why;
+    const Deadline end = deadline_after(0.5);
+    while (receive_frame(peers_[0], &frame, end, &why)) {
+      if (frame.kind == kDeviceFailure) return ends_with(frame.bytes, kFailed + reason);
+    }
+    return false;
+  }
+
+  void set_timeout(double seconds) override { options_.timeout_seconds = seconds; }
 
  private:
   void tell_all(const Frame& frame) noexcept {
@@ -83,6 +96,8 @@ class TcpWorld final : public World {
   [[noreturn]] void raise(const Frame& frame) {
     failed_ = true;
     if (frame.kind == kUsageFailure) throw UsageError(frame.bytes);
+    const size_t end = frame.bytes.find(kFailed);
+    if (end != std::string::npos) throw PeerFailure(frame.bytes.substr(0, end), frame.bytes);
     throw DeviceError(frame.bytes);
   }
 
@@ -90,7 +105,8 @@ class TcpWorld final : public World {
     Frame frame;
     std::string why;
     if (!receive_frame(peer, &frame, deadline, &why)) {
-      throw DeviceError(str_cat("lost rank ", rank, " of ", info_.size, " (rendezvous at ", address_, "): ", why));
+      throw PeerFailure(str_cat("rank ", rank),
+                        str_cat("lost rank ", rank, " of ", info_.size, " (rendezvous at ", address_, "): ", why));
     }
     if (frame.kind != kData) raise(frame);
     return frame.bytes;

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "comm/world.h"
 #include "program/comm.h"
 
 namespace megatron {
@@ -15,9 +16,10 @@ namespace megatron {
 /// that one failure ends all ranks.
 class ThreadJob {
  public:
-  explicit ThreadJob(double timeout_seconds = 300) : timeout_seconds_(timeout_seconds) {}
+  explicit ThreadJob(double timeout_seconds = kDefaultTimeoutSeconds) : timeout_seconds_(timeout_seconds) {}
   /// The longest wait for another rank.
   double timeout_seconds() const { return timeout_seconds_; }
+  void set_timeout(double seconds) { timeout_seconds_ = seconds; }
   /// The first reason stays.
   void fail(const std::string& reason);
   bool failed() const { return failed_; }
@@ -25,7 +27,7 @@ class ThreadJob {
   [[noreturn]] void raise() const;
 
  private:
-  const double timeout_seconds_;
+  std::atomic<double> timeout_seconds_;
   std::atomic<bool> failed_ = false;
   mutable std::mutex mutex_;
   std::string reason_;

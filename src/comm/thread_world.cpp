@@ -19,6 +19,8 @@ class ThreadWorld final : public World {
   std::vector<std::string> gather(const std::string& bytes) override { return gather_over(*comm_, bytes); }
   Comm& host_comm() override { return *comm_; }
   void fail(const std::string& reason) noexcept override { job_->fail(str_cat(label(), " failed: ", reason)); }
+  void set_timeout(double seconds) override { job_->set_timeout(seconds); }
+  bool is_one_process() const override { return true; }
 
  private:
   RankInfo info_;

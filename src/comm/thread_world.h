@@ -10,10 +10,11 @@
 namespace megatron {
 
 /// Worlds of `size` ranks on one host; element r belongs to the thread of rank r.
-std::vector<std::unique_ptr<World>> make_thread_worlds(int size, double timeout_seconds = 300);
+std::vector<std::unique_ptr<World>> make_thread_worlds(int size, double timeout_seconds = kDefaultTimeoutSeconds);
 
 /// Runs body(world) on one thread per rank and waits for all. When a rank throws, the waits of the others throw too,
 /// and the first exception is rethrown here.
-void run_thread_ranks(int size, const std::function<void(World&)>& body, double timeout_seconds = 300);
+void run_thread_ranks(int size, const std::function<void(World&)>& body,
+                      double timeout_seconds = kDefaultTimeoutSeconds);
 
 }  // namespace megatron

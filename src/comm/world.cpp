@@ -19,6 +19,8 @@ class SingleWorld final : public World {
   std::vector<std::string> gather(const std::string& bytes) override { return {bytes}; }
   Comm& host_comm() override { return *comm_; }
   void fail(const std::string&) noexcept override {}
+  void set_timeout(double) override {}
+  bool is_one_process() const override { return true; }
 
  private:
   RankInfo info_;
@@ -38,6 +40,14 @@ std::unique_ptr<World> make_single_world() {
 void run_as_rank(World& world, const std::function<void()>& body) {
   try {
     body();
+  } catch (const PeerFailure& error) {
+    world.fail(error.what());
+    if (world.rank() > 0) throw SaidElsewhere(error.code(), error.what());
+    throw;
+  } catch (const Error& error) {
+    world.fail(error.what());
+    if (world.rank() > 0 && world.says_first(error.what())) throw SaidElsewhere(error.code(), error.what());
+    throw;
   } catch (const std::exception& error) {
     world.fail(error.what());
     throw;

@@ -34,11 +34,19 @@ struct ParallelConfig {
   bool account_for_embedding_in_pipeline_split = false, account_for_loss_in_pipeline_split = false;
   std::string pipeline_model_parallel_layout;
   int64_t context_parallel_size = 1;
+  std::vector<std::string> cp_comm_type = {"p2p"};  ///< one: p2p | all_gather | a2a | a2a+p2p
+  std::vector<int64_t> hierarchical_context_parallel_sizes;
   int64_t expert_model_parallel_size = 1;
   int64_t expert_tensor_parallel_size = 0;  ///< derived: tensor_model_parallel_size
   bool sequence_parallel = false;
   bool tp_comm_overlap = false;
-  std::string data_parallel_sharding_strategy = "no_shard";
+  std::string data_parallel_sharding_strategy;  ///< derived: optim with use_distributed_optimizer, else no_shard
+  bool use_distributed_optimizer = false;
+  bool overlap_grad_reduce = false;
+  bool overlap_param_gather = false;
+  std::optional<int64_t> ddp_bucket_size;  ///< elements; not set: max(40 M, 1 M * data-parallel size)
+  int64_t num_distributed_optimizer_instances = 1;
+  double distributed_timeout_minutes = 10;
 
   bool operator==(const ParallelConfig&) const = default;
 };
@@ -64,7 +72,8 @@ struct DataConfig {
 
 struct TrainingConfig {
   int64_t micro_batch_size = 0;
-  int64_t global_batch_size = 0;  ///< derived: micro_batch_size * data-parallel size
+  int64_t global_batch_size = 0;  ///< derived: micro_batch_size * data-parallel size, or the last of the schedule
+  std::string step_batch_size_schedule;  ///< see batch_schedule.h
   std::optional<int64_t> train_iters;
   std::optional<int64_t> train_samples;
   std::optional<int64_t> eval_interval;
@@ -125,6 +134,7 @@ struct PrecisionConfig {
   double min_loss_scale = 1.0;
   int64_t loss_scale_window = 1000;
   int64_t hysteresis = 2;
+  bool grad_reduce_in_bf16 = false;
 
   bool operator==(const PrecisionConfig&) const = default;
 };
@@ -141,6 +151,7 @@ struct CheckpointConfig {
   bool load_optim = true;
   bool save_optim = true;
   bool load_rng = true;
+  bool async_save = false;
 
   bool operator==(const CheckpointConfig&) const = default;
 };

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/strings.h"
+#include "config/batch_schedule.h"
 #include "config/field.h"
 #include "config/layer_config.h"
 
@@ -80,6 +81,18 @@ void derive_run(Derivation& d, Config& c, int64_t world_size) {
   if (c.parallel.expert_tensor_parallel_size == 0) {
     d.fill("parallel.expert_tensor_parallel_size", c.parallel.expert_tensor_parallel_size,
            c.parallel.tensor_model_parallel_size);
+  }
+  if (c.parallel.data_parallel_sharding_strategy.empty()) {
+    d.fill("parallel.data_parallel_sharding_strategy", c.parallel.data_parallel_sharding_strategy,
+           c.parallel.use_distributed_optimizer ? "optim" : "no_shard");
+  }
+  std::string problem;  // a rule's to report
+  const auto sizes = c.training.step_batch_size_schedule.empty() || c.model.seq_length <= 0
+                         ? std::nullopt
+                         : parse_batch_schedule(c.training.step_batch_size_schedule, c.model.seq_length, &problem);
+  if (c.training.global_batch_size == 0 && sizes) {
+    d.decide("training.global_batch_size", c.training.global_batch_size, sizes->back().batch_size,
+             "the last of step_batch_size_schedule");
   }
   if (c.training.global_batch_size == 0 && c.training.micro_batch_size > 0) {
     const int64_t model_parallel = c.parallel.tensor_model_parallel_size * c.parallel.pipeline_model_parallel_size *

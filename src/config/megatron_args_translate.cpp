@@ -87,7 +87,9 @@ class Translator {
       result_.not_supported.push_back(str_cat(as_given, " (", key, ")"));
     } else if (seen.row->values == '0') {
       const std::string value(colon == std::string_view::npos ? "true" : trim(seen.row->key.substr(colon + 1)));
-      values_[key] = value;
+      // --use-megatron-fsdp brings a default, which --data-parallel-sharding-strategy may stand before or behind.
+      const bool given_already = key == "parallel.data_parallel_sharding_strategy" && values_.count(key) > 0;
+      if (!given_already) values_[key] = value;
     } else if (!seen.values.empty()) {
       convert(*field, key, seen, as_given);
     }

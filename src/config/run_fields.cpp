@@ -23,15 +23,13 @@ std::vector<Field> fields(RunConfig& c) {
   return list.take();
 }
 
-std::vector<Field> fields(ParallelConfig& c) {
-  FieldList list(OnResume::kAllowed);
-  list.add("tensor_model_parallel_size", c.tensor_model_parallel_size, "Ranks that share each layer.").at_least(1);
-  list.add("pipeline_model_parallel_size", c.pipeline_model_parallel_size, "Ranks that share the stack of layers.")
-      .at_least(1);
-  list.add(
-          "pipeline_schedule", c.pipeline_schedule,
-          "Order of micro-batches on a pipeline: 1f1b (interleaved where a rank has several virtual stages), gpipe, or "
-          "zero-bubble, which computes weight gradients where 1f1b would wait.")
+namespace {
+
+/// Stages: their order, and what lies on each.
+void add_pipeline_fields(FieldList& list, ParallelConfig& c) {
+  list.add("pipeline_schedule", c.pipeline_schedule,
+           "Order of micro-batches on a pipeline: 1f1b (interleaved with several virtual stages), gpipe, "
+           "or zero-bubble, which computes weight gradients where 1f1b would wait.")
       .choice({"1f1b", "gpipe", "zero-bubble"});
   list.add("num_virtual_stages_per_pipeline_rank", c.num_virtual_stages_per_pipeline_rank,
            "Parts of the model on each pipeline rank, taken in turn: a shorter bubble for more transfers.")
@@ -52,7 +50,25 @@ std::vector<Field> fields(ParallelConfig& c) {
   list.add("pipeline_model_parallel_layout", c.pipeline_model_parallel_layout,
            "What each stage holds, in the order of the model: E embedding, t a layer, L loss, | between stages, X*n or "
            "(...)*n repeats: \"Et*3|(tt|)*5tL\".");
+}
+
+}  // namespace
+
+std::vector<Field> fields(ParallelConfig& c) {
+  FieldList list(OnResume::kAllowed);
+  list.add("tensor_model_parallel_size", c.tensor_model_parallel_size, "Ranks that share each layer.").at_least(1);
+  list.add("pipeline_model_parallel_size", c.pipeline_model_parallel_size, "Ranks that share the stack of layers.")
+      .at_least(1);
+  add_pipeline_fields(list, c);
   list.add("context_parallel_size", c.context_parallel_size, "Ranks that share each sequence.").at_least(1);
+  list.add("cp_comm_type", c.cp_comm_type,
+           "How attention crosses the ranks that share a sequence: p2p passes keys and values around while it works, "
+           "all_gather fetches all of them first, a2a gives each rank whole sequences of some heads, a2a+p2p is a2a in "
+           "groups of neighbours and p2p between the groups.")
+      .choice({"p2p", "all_gather", "a2a", "a2a+p2p"});
+  list.add("hierarchical_context_parallel_sizes", c.hierarchical_context_parallel_sizes,
+           "cp_comm_type a2a+p2p: [ranks of a group, number of groups], whose product is context_parallel_size.")
+      .at_least(1);
   list.add("expert_model_parallel_size", c.expert_model_parallel_size, "Ranks that share the experts.").at_least(1);
   list.add("expert_tensor_parallel_size", c.expert_tensor_parallel_size,
            "Ranks that share each expert. Not set: tensor_model_parallel_size.")
@@ -63,8 +79,32 @@ std::vector<Field> fields(ParallelConfig& c) {
   list.add("tp_comm_overlap", c.tp_comm_overlap,
            "Cut tensor-parallel collectives and the products beside them into pieces of the sequence that overlap.");
   list.add("data_parallel_sharding_strategy", c.data_parallel_sharding_strategy,
-           "What data-parallel ranks share instead of holding copies.")
+           "What data-parallel ranks divide among them instead of holding copies: nothing, the optimizer's state "
+           "(ZeRO-1), "
+           "gradients too (ZeRO-2), weights too (ZeRO-3: gathered layer by layer). Not set: no_shard, or optim with "
+           "use_distributed_optimizer.")
+      .derived()
       .choice({"no_shard", "optim", "optim_grads", "optim_grads_params"});
+  list.add("use_distributed_optimizer", c.use_distributed_optimizer,
+           "Divide the optimizer's state among the data-parallel ranks: data_parallel_sharding_strategy optim.");
+  list.add("overlap_grad_reduce", c.overlap_grad_reduce,
+           "Sum gradients over the data-parallel ranks, bucket by bucket, while the backward still runs.");
+  list.add("overlap_param_gather", c.overlap_param_gather,
+           "With divided state: gather the updated weights while the forward already runs; with divided weights, those "
+           "of a layer while the one before it runs.");
+  list.add("ddp_bucket_size", c.ddp_bucket_size,
+           "Elements after which a bucket of gradients or weights is communicated. Not set: the larger of 40 million "
+           "and 1 million per data-parallel rank.")
+      .at_least(1);
+  list.add("num_distributed_optimizer_instances", c.num_distributed_optimizer_instances,
+           "Groups of data-parallel ranks that each hold everything that is divided: less memory saved, less traffic "
+           "between groups.")
+      .at_least(1);
+  list.add("distributed_timeout_minutes", c.distributed_timeout_minutes,
+           "A job in which a rank has not moved for so long is ended (exit code 4), and the rank is named. Until the "
+           "first step is done: three times as long.")
+      .above(0)
+      .ignored();
   return list.take();
 }
 

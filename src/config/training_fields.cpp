@@ -13,6 +13,9 @@ std::vector<Field> fields(TrainingConfig& c) {
       .derived()
       .at_least(1)
       .refused();
+  list.add("step_batch_size_schedule", c.step_batch_size_schedule,
+           "Batch size by consumed tokens: \"0:768 250B:1536\". global_batch_size is then the last one, with which "
+           "lengths in iterations count as samples; where it changes, a checkpoint is saved, if any are.");
   list.add("train_iters", c.train_iters, "Length of the training in steps (or give train_samples).").at_least(1);
   list.add("train_samples", c.train_samples, "Length of the training in samples (or give train_iters).").at_least(1);
   list.add("eval_interval", c.eval_interval,
@@ -56,8 +59,7 @@ std::vector<Field> fields(TrainingConfig& c) {
       .ignored();
   list.add("use_nsys_profiler", c.use_nsys_profiler,
            "Let `nsys profile --capture-range=cudaProfilerApi` record the iterations of section profile. Modules show "
-           "as "
-           "ranges with cuda_graph_impl: none.")
+           "as ranges with cuda_graph_impl: none.")
       .ignored();
   return list.take();
 }
@@ -118,15 +120,17 @@ std::vector<Field> fields(PrecisionConfig& c) {
   list.add("min_loss_scale", c.min_loss_scale, "fp16: smallest dynamic loss scale.").above(0);
   list.add("loss_scale_window", c.loss_scale_window, "fp16: finite steps until the loss scale doubles.").at_least(1);
   list.add("hysteresis", c.hysteresis, "fp16: non-finite steps until the loss scale is halved.").at_least(1);
+  list.add("grad_reduce_in_bf16", c.grad_reduce_in_bf16,
+           "Gradients travel between data-parallel ranks as bf16; they are kept and added over micro-batches in fp32.");
   return list.take();
 }
 
 std::vector<Field> fields(CheckpointConfig& c) {
   FieldList list(OnResume::kIgnored);
   list.add("save", c.save, "Folder of the checkpoints. Not set: checkpoints in run.dir.").derived();
-  list.add(
-      "load", c.load,
-      "Folder to resume from. A folder without a checkpoint starts from scratch, and says so. Not set: from scratch.");
+  list.add("load", c.load,
+           "Folder to resume from, or weights to start from: a Hugging Face folder or a GGUF file. A folder without a "
+           "checkpoint starts from scratch, and says so. Not set: from scratch.");
   list.add("save_interval", c.save_interval, "Steps between checkpoints. Not set: only at the end.").at_least(1);
   list.add("save_retain_interval", c.save_retain_interval,
            "Keep the checkpoints whose iteration is divisible by this, and the newest; delete the others.")
@@ -138,6 +142,8 @@ std::vector<Field> fields(CheckpointConfig& c) {
   list.add("finetune", c.finetune, "Take only the weights from `load`; iteration, data and optimizer start anew.");
   list.add("load_optim", c.load_optim, "Load the optimizer state.").allowed();
   list.add("save_optim", c.save_optim, "Save the optimizer state.").allowed();
+  list.add("async_save", c.async_save,
+           "Copy the state to host memory and write checkpoints from there while training goes on.");
   list.add(
       "load_rng", c.load_rng,
       "Go on with the random numbers of the checkpoint, whose one state is run.seed. false: run.seed may change on "

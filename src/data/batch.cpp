@@ -9,6 +9,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "base/zigzag.h"
 
 namespace megatron {
 namespace {
@@ -19,21 +20,34 @@ void check_options(const BatchOptions& options) {
       "data.eod_mask_loss, reset_position_ids and reset_attention_mask need a tokenizer with an end-of-document id");
 }
 
-/// Fills column b of the batch from the S + 1 tokens of its sample.
+/// Where the rows of a batch stand in their sequence.
+RowPlaces places_of(const BatchOptions& options, int64_t rows) {
+  if (options.context_ranks == 1) return {};
+  return zigzag_places(rows, options.context_rank, options.context_ranks);
+}
+
+/// Fills column b of the batch from the tokens of its sample, one more than the sequence is long.
 void fill_column(Batch& batch, int64_t b, const std::vector<TokenId>& sample, const BatchOptions& options) {
+  const RowPlaces rows = places_of(options, batch.seq_length);
   int32_t start = 0;  // position after the last end-of-document id
-  for (int64_t s = 0; s < batch.seq_length; ++s) {
-    const size_t at = static_cast<size_t>(s * batch.micro_batch_size + b);
+  int64_t row = 0;    // of the batch, which may hold a part of the sequence only
+  for (int64_t s = 0; s + 1 < std::ssize(sample); ++s) {
     const TokenId token = sample[static_cast<size_t>(s)];
     const bool is_eod = options.eod && token == *options.eod;
-    batch.tokens[at] = token;
-    batch.labels[at] = sample[static_cast<size_t>(s) + 1];
-    batch.loss_weights[at] = options.eod_mask_loss && is_eod ? 0.0f : 1.0f;
-    batch.loss_weight_sum += static_cast<double>(batch.loss_weights[at]);
-    batch.position_ids[at] = static_cast<int32_t>(s) - (options.reset_position_ids ? start : 0);
-    if (options.reset_attention_mask) batch.document_start[at] = start;
+    const float weight = options.eod_mask_loss && is_eod ? 0.0f : 1.0f;
+    batch.sample_weights[static_cast<size_t>(b)] += static_cast<double>(weight);
+    if (row < batch.seq_length && rows.at(row) == s) {
+      const size_t at = static_cast<size_t>(row++ * batch.micro_batch_size + b);
+      batch.tokens[at] = token;
+      batch.labels[at] = sample[static_cast<size_t>(s) + 1];
+      batch.loss_weights[at] = weight;
+      batch.token_index[at] = static_cast<int32_t>(s);
+      batch.position_ids[at] = static_cast<int32_t>(s) - (options.reset_position_ids ? start : 0);
+      if (options.reset_attention_mask) batch.document_start[at] = start;
+    }
     if (is_eod) start = static_cast<int32_t>(s) + 1;
   }
+  batch.loss_weight_sum += batch.sample_weights[static_cast<size_t>(b)];
 }
 
 }  // namespace
@@ -41,7 +55,7 @@ void fill_column(Batch& batch, int64_t b, const std::vector<TokenId>& sample, co
 Batch make_batch(const Dataset& dataset, const std::vector<int64_t>& sample_ids, const BatchOptions& options) {
   check_options(options);
   Batch batch;
-  batch.seq_length = dataset.seq_length();
+  batch.seq_length = div_exact(dataset.seq_length(), options.context_ranks);
   batch.micro_batch_size = static_cast<int64_t>(sample_ids.size());
   batch.sample_ids = sample_ids;
   const size_t count = static_cast<size_t>(batch.seq_length * batch.micro_batch_size);
@@ -49,8 +63,10 @@ Batch make_batch(const Dataset& dataset, const std::vector<int64_t>& sample_ids,
   batch.labels.resize(count);
   batch.loss_weights.resize(count);
   batch.position_ids.resize(count);
+  batch.token_index.resize(count);
+  batch.sample_weights.resize(sample_ids.size());
   if (options.reset_attention_mask) batch.document_start.resize(count);
-  std::vector<TokenId> sample(static_cast<size_t>(batch.seq_length) + 1);
+  std::vector<TokenId> sample(static_cast<size_t>(dataset.seq_length()) + 1);
   for (int64_t b = 0; b < batch.micro_batch_size; ++b) {
     dataset.read(sample_ids[static_cast<size_t>(b)], sample);
     fill_column(batch, b, sample, options);

@@ -16,22 +16,27 @@ struct BatchOptions {
   bool eod_mask_loss = false;         ///< loss weight 0 where the input token is the end-of-document id
   bool reset_position_ids = false;    ///< positions count from 0 again after an end-of-document id
   bool reset_attention_mask = false;  ///< tokens after an end-of-document id don't see it, nor what is before it
+  int64_t context_rank = 0, context_ranks = 1;  ///< the part of each sequence that this rank takes: base/zigzag.h
 };
 
-/// One micro-batch of B samples of S tokens. All [S, B] arrays are sequence-first: element (s, b) is at s * B + b.
+/// One micro-batch of B samples, of each of which it has S tokens: all, or this rank's part. All [S, B] arrays are
+/// sequence-first: element (s, b) is at s * B + b.
 struct Batch {
   int64_t seq_length = 0, micro_batch_size = 0;
   std::vector<TokenId> tokens;          ///< [S, B] inputs
   std::vector<TokenId> labels;          ///< [S, B] the token after each input
   std::vector<float> loss_weights;      ///< [S, B] 0 or 1
   std::vector<int32_t> position_ids;    ///< [S, B]
+  std::vector<int32_t> token_index;     ///< [S, B] place of each token in its sample
   std::vector<int32_t> document_start;  ///< [S, B] first position that a token may attend to; empty unless
                                         ///< reset_attention_mask, then query i sees keys document_start[i] .. i
   std::vector<int64_t> sample_ids;      ///< [B] global sample numbers
-  double loss_weight_sum = 0;           ///< sum of loss_weights: this batch's part of the divisor of the loss
+  double loss_weight_sum = 0;           ///< over whole samples: this batch's part of the divisor of the loss
+  std::vector<double> sample_weights;   ///< [B] loss_weight_sum by sample
 };
 
-/// Puts together the samples `sample_ids`. UsageError when a switch needs an end-of-document id that isn't there.
+/// Puts together the samples `sample_ids`, or this rank's part of each: chunks context_rank and 2 * context_ranks - 1 -
+/// context_rank of 2 * context_ranks. UsageError when a switch needs an end-of-document id that isn't there.
 Batch make_batch(const Dataset& dataset, const std::vector<int64_t>& sample_ids, const BatchOptions& options);
 
 /// A rank's share of the global samples. Micro-batch k of the loader holds the samples

@@ -58,14 +58,16 @@ class Graph {
 };
 
 /// One compute device as one rank sees it. Work is enqueued on streams, each of which runs in order: 0 computes and
-/// does all copies of this interface, the others run beside it. On the CPU everything is done when a call returns.
+/// does all copies of this interface that name no other, the others run beside it. On the CPU everything is done when a
+/// call returns.
 class Device {
  public:
   static constexpr int64_t kAlignment = 256;
   static constexpr int kStreams = 2;  ///< as many as program.h's Stream has
   /// Streams of transfers between pipeline stages, forward and backward: they run beside phases, never within one.
   static constexpr int kForwardTransfers = 2, kBackwardTransfers = 3;
-  static constexpr int kAllStreams = 4;
+  static constexpr int kCopyStream = 4;  ///< for copies to the host that programs run beside
+  static constexpr int kAllStreams = 5;
 
   virtual ~Device() = default;
   virtual DeviceKind kind() const = 0;
@@ -82,7 +84,9 @@ class Device {
   virtual void enqueue_to_device(void* target, const void* source, int64_t bytes) {
     copy_to_device(target, source, bytes);
   }
-  virtual void enqueue_to_host(void* target, const void* source, int64_t bytes) { copy_to_host(target, source, bytes); }
+  virtual void enqueue_to_host(void* target, const void* source, int64_t bytes, int /*stream*/ = 0) {
+    copy_to_host(target, source, bytes);
+  }
   virtual void copy_within(void* target, const void* source, int64_t bytes, int stream = 0) = 0;
   virtual void fill_zero(void* target, int64_t bytes) = 0;
   /// cudaStream_t of a GPU; nullptr on the CPU.

@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/thread_pool.h"
 #include "checkpoint/model_source.h"
@@ -40,6 +41,11 @@ class InferenceModel {
   const InferenceWorld& world() const { return world_; }
   const ModelSpec& spec() const { return spec_; }
   const Tokenizer& tokenizer() const { return *tokenizer_; }
+  /// Ids of a prompt. Models of other programs expect what their tokenizer puts around it, a begin token for example;
+  /// training here puts nothing.
+  std::vector<TokenId> encode_prompt(const std::string& text) const {
+    return source_.foreign() ? tokenizer_->encode_with_special_tokens(text) : tokenizer_->encode(text);
+  }
   /// The iter_* folder, or another program's folder or file.
   const std::string& folder() const { return source_.path(); }
   Device& device() { return *device_; }

@@ -4,7 +4,6 @@
 
 #include "base/check.h"
 #include "kernels/activation/activation.h"
-#include "kernels/attention/attention.h"
 #include "kernels/dropout/dropout.h"
 #include "kernels/embedding/embedding.h"
 #include "kernels/kv_cache/kv_cache.h"
@@ -12,6 +11,7 @@
 #include "kernels/linear/linear.h"
 #include "kernels/rmsnorm/rmsnorm.h"
 #include "kernels/spread_groups/spread_groups.h"
+#include "nn/context_attention.h"
 #include "program/elementwise.h"
 #include "program/views.h"
 
@@ -34,7 +34,7 @@ Init matrix_init(const ModelSpec& model, int64_t fan_in, int64_t fan_out) {
 
 Value weight(Trace& t, const ModuleContext& c, const std::string& name, const Dims& shape, const Placement& placement,
              const Init& init) {
-  return t.parameter(t.path(name), c.model.dtype, shape, placement, init);
+  return c.parallel.parameter(t, t.path(name), c.model.dtype, shape, placement, init);
 }
 
 DropoutKey dropout_key_for(Trace& t, const ModuleContext& c, const std::string& name, double p) {
@@ -102,7 +102,7 @@ Value core_attention(Trace& t, const ModuleContext& c, const AttentionSpec& spec
     extras.sample = c.batch.samples;
     extras.position = c.batch.token_index;
   }
-  return attention(t, q, k, v, options, extras).out;
+  return context_attention(t, c.parallel, q, k, v, options, extras);
 }
 
 }  // namespace
@@ -224,8 +224,8 @@ namespace {
 Value word_table(Trace& t, const ModuleContext& c) {
   Init init = Init::normal(c.model.embedding_init_std);
   init.valid_rows = c.model.vocab_size;
-  return t.parameter(kWordEmbeddings, c.model.dtype, {c.model.padded_vocab_size, c.model.hidden_size},
-                     c.parallel.tp_sharded(0), init);
+  return c.parallel.parameter(t, kWordEmbeddings, c.model.dtype, {c.model.padded_vocab_size, c.model.hidden_size},
+                              c.parallel.tp_sharded(0), init);
 }
 
 }  // namespace
@@ -246,8 +246,8 @@ Value output_weight(Trace& t, const ModuleContext& c) {
   if (c.model.tied) return word_table(t, c);
   Init init = matrix_init(c.model, c.model.hidden_size, c.model.padded_vocab_size);
   init.valid_rows = c.model.vocab_size;
-  return t.parameter("output_layer.weight", c.model.dtype, {c.model.padded_vocab_size, c.model.hidden_size},
-                     c.parallel.tp_sharded(0), init);
+  return c.parallel.parameter(t, "output_layer.weight", c.model.dtype, {c.model.padded_vocab_size, c.model.hidden_size},
+                              c.parallel.tp_sharded(0), init);
 }
 
 }  // namespace megatron

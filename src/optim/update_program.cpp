@@ -9,8 +9,8 @@
 #include "kernels/cast/cast.h"
 #include "kernels/gradient_norm/gradient_norm.h"
 #include "kernels/sgd/sgd.h"
+#include "parallel/gradient_buckets.h"
 #include "parallel/group_sum.h"
-#include "parallel/parallel_context.h"
 #include "program/elementwise.h"
 #include "program/passes.h"
 #include "program/trace.h"
@@ -45,17 +45,11 @@ bool is_optimizer_state(const std::string& name) {
 
 namespace {
 
-/// The same value declared in another program.
-Value declare_again(Trace& t, const Program& from, ValueId id, const Init& init = {}) {
-  const ValueInfo& v = from.value(id);
-  return v.lifetime == Lifetime::kParameter ? t.parameter(v.name, v.dtype, v.shape, v.placement, init)
-                                            : t.state(v.name, v.dtype, v.shape, v.placement);
-}
-
 class UpdateBuilder {
  public:
-  UpdateBuilder(Program& program, const Program& train, const OptimizerConfig& config, const std::string& stages)
-      : t_(program), train_(train), config_(config), stages_(stages) {}
+  UpdateBuilder(Program& program, const Program& train, const OptimizerConfig& config, const DataParallel& data,
+                const std::string& stages)
+      : t_(program), train_(train), config_(config), data_(data), stages_(stages) {}
 
   void build(const std::vector<ParamGroup>& groups, const std::vector<std::string>& sums) {
     const Placement everywhere = t_.replicated();
@@ -63,13 +57,7 @@ class UpdateBuilder {
     count_ = t_.input(update_io::kUpdateCount, DType::kF64, {}, everywhere);
     const Value inverse_scale = t_.input(update_io::kInverseScale, DType::kF64, {}, everywhere);
     sum_copies();
-    std::vector<Value> gradients;
-    for (const ParameterInfo& p : train_.parameters) {
-      MEGATRON_CHECK(p.gradient != kNone,
-                     "parameter " + train_.label(p.value) + " has no gradient: nothing depends on it");
-      Trace::Scope scope(t_, train_.value(p.value).name);
-      gradients.push_back(reduce_partial(t_, declare_again(t_, train_, p.gradient)));
-    }
+    const std::vector<Value> gradients = reduce_gradients(t_, train_, data_);
     clip_ = clip_gradients(t_, sums_of_squares(gradients), inverse_scale, config_.clip_grad,
                            t_.state(update_io::kHalt, DType::kF64, {}, everywhere));
     t_.output(update_io::kNorm, clip_.norm);
@@ -77,13 +65,21 @@ class UpdateBuilder {
     t_.output(update_io::kSkip, clip_.skip);
     for (const std::string& name : sums) {
       t_.output(update_io::total(name),
-                over_stages(reduce_partial(t_, declare_again(t_, train_, train_.by_name.at(name)))));
+                over_stages(reduce_partial(t_, declare_state(t_, train_, train_.by_name.at(name)))));
     }
+    std::vector<std::pair<const ParamGroup*, Value>> settings(gradients.size());
     for (const ParamGroup& group : groups) {
       const Value lr = t_.input(update_io::learning_rate(group), DType::kF64, {}, everywhere);
-      for (int64_t i : group.params)
-        update(train_.parameters[static_cast<size_t>(i)], gradients[static_cast<size_t>(i)], group, lr);
+      for (int64_t i : group.params) settings[static_cast<size_t>(i)] = {&group, lr};
     }
+    // In the order of the parameters, so that gathering begins with those that the next forward reads first.
+    GatherBuckets buckets(t_, data_);
+    for (size_t i = 0; i < gradients.size(); ++i) {
+      const auto& [group, lr] = settings[i];
+      MEGATRON_CHECK(group != nullptr, train_.label(train_.parameters[i].value) + " is in no group of parameters");
+      update(train_.parameters[i], gradients[i], *group, lr, buckets);
+    }
+    buckets.finish();
   }
 
  private:
@@ -92,7 +88,7 @@ class UpdateBuilder {
     for (const ParameterInfo& p : train_.parameters) {
       if (p.sum_group.empty()) continue;
       Trace::Scope scope(t_, train_.value(p.value).name);
-      group_sum_in_place(t_, declare_again(t_, train_, p.gradient), p.sum_group);
+      group_sum_in_place(t_, declare_state(t_, train_, p.gradient), p.sum_group);
     }
   }
 
@@ -106,7 +102,7 @@ class UpdateBuilder {
       if (!train_.parameters[i].owner) continue;
       const Value g = gradients[i];
       std::vector<bool> sharded;
-      for (const AxisPlacement& p : t_.info(g).placement) sharded.push_back(p.sharded());
+      for (const AxisPlacement& p : t_.info(g).placement) sharded.push_back(p.cuts());
       by_axes[sharded].push_back(g);
     }
     std::vector<Value> sums;
@@ -118,12 +114,14 @@ class UpdateBuilder {
     return {over_stages(sum)};
   }
 
-  void update(const ParameterInfo& info, Value gradient, const ParamGroup& group, Value lr) {
+  void update(const ParameterInfo& info, Value gradient, const ParamGroup& group, Value lr, GatherBuckets& buckets) {
     const ValueInfo& p = train_.value(info.value);
     Trace::Scope scope(t_, p.name);
-    const Value param = declare_again(t_, train_, info.value, info.init);
+    const Placement placement = t_.info(gradient).placement;
+    const Value whole = t_.parameter(p.name, p.dtype, p.shape, p.placement, info.init);
+    const Value param = buckets.own_part(whole, placement);
     const DType state_dtype = accumulation_dtype(p.dtype);
-    const auto state = [&](const std::string& name) { return t_.state(name, state_dtype, p.shape, p.placement); };
+    const auto state = [&](const std::string& name) { return t_.state(name, state_dtype, p.shape, placement); };
     const Value master = state_dtype != p.dtype ? state(optimizer_state::master(p.name)) : Value{};
     if (config_.optimizer == "adam") {
       AdamWOptions options{config_.adam_beta1, config_.adam_beta2, config_.adam_eps, group.wd_multiplier};
@@ -139,11 +137,13 @@ class UpdateBuilder {
     } else {
       throw UsageError("optimizer.optimizer: '" + config_.optimizer + "' is not supported; use adam or sgd");
     }
+    if (!data_.overlap_param_gather) buckets.add(param, whole);
   }
 
   Trace t_;
   const Program& train_;
   const OptimizerConfig& config_;
+  const DataParallel& data_;
   const std::string stages_;
   Value weight_decay_, count_;
   ClipResult clip_;
@@ -157,19 +157,19 @@ Program make_begin_program(const Program& train, const std::vector<std::string>&
   program.mesh = train.mesh;
   Trace t(program);
   for (const ParameterInfo& p : train.parameters) {
-    if (p.gradient != kNone) zero(t, declare_again(t, train, p.gradient));
+    if (p.gradient != kNone) zero(t, declare_state(t, train, p.gradient));
   }
-  for (const std::string& name : sums) zero(t, declare_again(t, train, train.by_name.at(name)));
+  for (const std::string& name : sums) zero(t, declare_state(t, train, train.by_name.at(name)));
   verify(program);
   return program;
 }
 
 Program make_update_program(const Program& train, const OptimizerConfig& config, const std::vector<ParamGroup>& groups,
-                            const std::vector<std::string>& sums, const std::string& stages) {
+                            const std::vector<std::string>& sums, const DataParallel& data, const std::string& stages) {
   Program program;
   program.name = "update";
   program.mesh = train.mesh;
-  UpdateBuilder(program, train, config, stages).build(groups, sums);
+  UpdateBuilder(program, train, config, data, stages).build(groups, sums);
   verify(program);
   return program;
 }

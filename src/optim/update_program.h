@@ -6,6 +6,7 @@
 
 #include "config/config.h"
 #include "optim/param_groups.h"
+#include "parallel/parallel_context.h"
 #include "program/program.h"
 
 namespace megatron {
@@ -37,7 +38,11 @@ Program make_begin_program(const Program& train, const std::vector<std::string>&
 /// norm is not finite, or state kHalt is set, nothing changes and output kSkip is 1. Each of `sums`, states of `train`,
 /// is added up over the ranks that hold parts of it: output total(name), of its type. `stages`: the communicator of the
 /// pipeline stages, over which the norm and the sums go too; "" without a pipeline.
+///
+/// A rank updates the part of a parameter for which it has the summed gradient (reduce_gradients), and holds the
+/// optimizer's state of that part; where it holds more of the parameter, the parts are gathered.
 Program make_update_program(const Program& train, const OptimizerConfig& config, const std::vector<ParamGroup>& groups,
-                            const std::vector<std::string>& sums = {}, const std::string& stages = "");
+                            const std::vector<std::string>& sums = {}, const DataParallel& data = {},
+                            const std::string& stages = "");
 
 }  // namespace megatron

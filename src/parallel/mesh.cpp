@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "base/strings.h"
 #include "comm/mesh_comms.h"
+#include "config/layer_config.h"
 
 namespace megatron {
 namespace {
@@ -48,8 +49,59 @@ Mesh full_mesh(const ParallelConfig& p, int64_t world_size, int64_t rank) {
 
 Mesh make_mesh(const ParallelConfig& parallel, int64_t world_size, int64_t rank) {
   Mesh mesh = full_mesh(parallel, world_size, rank);
+  if (parallel.cp_comm_type == std::vector<std::string>{"a2a+p2p"} && parallel.context_parallel_size > 1) {
+    const std::vector<int64_t>& sizes = parallel.hierarchical_context_parallel_sizes;
+    MEGATRON_CHECK(sizes.size() == 2 && sizes[0] * sizes[1] == parallel.context_parallel_size, "a rule of the config");
+    std::vector<std::pair<std::string, int64_t>> axes;
+    for (const MeshAxis& axis : mesh.axes) {
+      if (axis.name != "cp") {
+        axes.emplace_back(axis.name, axis.size);
+        continue;
+      }
+      axes.emplace_back(kContextAxes[1], sizes[0]);
+      axes.emplace_back(kContextAxes[2], sizes[1]);
+    }
+    mesh = with_coordinates(axes, rank);
+  }
+  const auto instances = narrow<int>(parallel.num_distributed_optimizer_instances);
+  const auto dp = static_cast<size_t>(mesh.find("dp"));
+  if (instances > 1) {
+    if (mesh.axes[dp].size % instances != 0) {
+      throw UsageError(str_cat("parallel.num_distributed_optimizer_instances ", instances,
+                               " does not divide the data-parallel size ", mesh.axes[dp].size));
+    }
+    const int inner = mesh.axes[dp].size / instances, at = mesh.axes[dp].coordinate;
+    mesh.axes[dp] = {"dp", inner, at % inner};
+    mesh.axes.insert(mesh.axes.begin() + static_cast<std::ptrdiff_t>(dp) + 1, {kOuterData, instances, at / inner});
+  }
   std::erase_if(mesh.axes, [](const MeshAxis& axis) { return axis.size == 1; });
   return mesh;
+}
+
+namespace {
+
+Sharding sharding_of(const std::string& strategy) {
+  const char* const names[] = {"no_shard", "optim", "optim_grads", "optim_grads_params"};
+  const auto found = std::find(std::begin(names), std::end(names), strategy);
+  MEGATRON_CHECK(found != std::end(names), "data_parallel_sharding_strategy " + strategy);
+  return static_cast<Sharding>(found - std::begin(names));
+}
+
+}  // namespace
+
+ParallelContext make_parallel_context(const Config& config, int64_t world_size, int64_t rank) {
+  const ParallelConfig& p = config.parallel;
+  const Mesh mesh = make_mesh(p, world_size, rank);
+  DataParallel data;
+  data.sharding = sharding_of(p.data_parallel_sharding_strategy);
+  data.overlap_grad_reduce = p.overlap_grad_reduce;
+  data.overlap_param_gather = p.overlap_param_gather;
+  data.reduce_in_bf16 = config.precision.grad_reduce_in_bf16;
+  data.bucket_elements =
+      p.ddp_bucket_size.value_or(std::max<int64_t>(40'000'000, 1'000'000 * data_parallel_size(mesh)));
+  return ParallelContext(mesh, p.sequence_parallel, data)
+      .in_pieces(tp_overlap_pieces(config))
+      .with_context(p.cp_comm_type.at(0));
 }
 
 Mesh full_expert_mesh(const ParallelConfig& p, int64_t world_size, int64_t rank) {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "config/config.h"
+#include "parallel/parallel_context.h"
 #include "tensor/placement.h"
 
 namespace megatron {
@@ -14,8 +15,13 @@ namespace megatron {
 /// the keys, when that does not divide.
 Mesh full_mesh(const ParallelConfig& parallel, int64_t world_size, int64_t rank);
 
-/// The same without the axes of one rank: what modules and communicators take.
+/// The same without the axes of one rank: what modules and communicators take. With several instances of the
+/// distributed optimizer dp is cut in two: dp, whose ranks share what is divided, and outside of it dp_outer, one rank
+/// of each instance. With cp_comm_type a2a+p2p two axes, cp_a2a inside cp_p2p, stand in the place of cp.
 Mesh make_mesh(const ParallelConfig& parallel, int64_t world_size, int64_t rank);
+
+/// The mesh of a rank, and how it is used, as the configuration says.
+ParallelContext make_parallel_context(const Config& config, int64_t world_size, int64_t rank);
 
 /// The mesh of the experts over the same ranks: etp, ep, edp, pp; edp = world / (etp * ep * pp). Its pipeline groups
 /// are those of full_mesh(). UsageError when that does not divide.

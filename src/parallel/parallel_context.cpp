@@ -2,7 +2,10 @@
 
 #include <algorithm>
 
+#include "base/strings.h"
+#include "comm/buckets.h"
 #include "comm/collectives.h"
+#include "comm/context_collectives.h"
 #include "comm/mesh_comms.h"
 #include "program/elementwise.h"
 #include "program/passes.h"
@@ -17,11 +20,52 @@ Placement ParallelContext::tp_sharded(int dim) const {
   return placement;
 }
 
+int64_t ParallelContext::context_size() const {
+  int64_t size = 1;
+  for (const MeshAxis& axis : mesh_.axes) {
+    if (starts_with(axis.name, "cp")) size *= axis.size;
+  }
+  return size;
+}
+
+int64_t ParallelContext::context_rank() const {
+  int64_t rank = 0, stride = 1;
+  for (const MeshAxis& axis : mesh_.axes) {  // the first is the inner one
+    if (!starts_with(axis.name, "cp")) continue;
+    rank += stride * axis.coordinate;
+    stride *= axis.size;
+  }
+  return rank;
+}
+
+ContextExchange ParallelContext::context_exchange() const {
+  ContextExchange exchange;
+  exchange.gathers = cp_comm_type_ == "all_gather";
+  if (mesh_.find("cp_a2a") >= 0) exchange.heads_axis = "cp_a2a";
+  if (mesh_.find("cp_p2p") >= 0) exchange.keys_axis = "cp_p2p";
+  if (mesh_.find("cp") >= 0) (cp_comm_type_ == "a2a" ? exchange.heads_axis : exchange.keys_axis) = "cp";
+  return exchange;
+}
+
+namespace {
+
+/// Cuts dimension `dim` over the data-parallel ranks.
+Placement over_data(Placement placement, const Mesh& mesh, int dim) {
+  for (const char* axis : {"dp", kOuterData}) {
+    const int found = mesh.find(axis);
+    if (found >= 0) placement[static_cast<size_t>(found)] = AxisPlacement::S(dim);
+  }
+  return placement;
+}
+
+}  // namespace
+
 Placement ParallelContext::tokens() const {
-  Placement placement = replicated();
-  const int cp = mesh_.find("cp"), dp = mesh_.find("dp");
-  if (cp >= 0) placement[static_cast<size_t>(cp)] = AxisPlacement::S(0);
-  if (dp >= 0) placement[static_cast<size_t>(dp)] = AxisPlacement::S(1);
+  Placement placement = over_data(replicated(), mesh_, 1);
+  for (const char* axis : kContextAxes) {
+    const int cp = mesh_.find(axis);
+    if (cp >= 0) placement[static_cast<size_t>(cp)] = AxisPlacement::S(0);
+  }
   return placement;
 }
 
@@ -59,10 +103,19 @@ int ParallelContext::stage() const {
 }
 
 Placement ParallelContext::samples() const {
-  Placement placement = replicated();
+  return over_data(replicated(), mesh_, 0);
+}
+
+Value ParallelContext::parameter(Trace& t, const std::string& name, DType dtype, const Dims& shape, Placement placement,
+                                 const Init& init) const {
   const int dp = mesh_.find("dp");
-  if (dp >= 0) placement[static_cast<size_t>(dp)] = AxisPlacement::S(0);
-  return placement;
+  if (dp < 0 || data_.sharding < Sharding::kGradients) return t.parameter(name, dtype, shape, placement, init);
+  const bool bf16 = data_.reduce_in_bf16;
+  if (data_.sharding == Sharding::kGradients) {
+    return share_flat(t, t.parameter(name, dtype, shape, placement, init), "dp", bf16);
+  }
+  placement[static_cast<size_t>(dp)] = AxisPlacement::F();
+  return all_gather_flat(t, {t.parameter(name, dtype, shape, placement, init)}, "dp", bf16)[0];
 }
 
 int64_t ParallelContext::count_pieces(int64_t rows) const {
@@ -119,6 +172,40 @@ Value ParallelContext::gather_out(Trace& t, Value x) const {
   return mesh_.find("tp") < 0 ? x : all_gather(t, x, "tp");
 }
 
+int64_t data_parallel_size(const Mesh& mesh) {
+  int64_t size = 1;
+  for (const MeshAxis& axis : mesh.axes) {
+    if (axis.name == "dp" || axis.name == kOuterData) size *= axis.size;
+  }
+  return size;
+}
+
+int64_t data_parallel_rank(const Mesh& mesh) {
+  int64_t rank = 0, stride = 1;
+  for (const MeshAxis& axis : mesh.axes) {
+    if (axis.name != "dp" && axis.name != kOuterData) continue;
+    rank += axis.coordinate * stride;
+    stride *= axis.size;
+  }
+  return rank;
+}
+
+Value ParallelContext::gather_sequence(Trace& t, Value x, const std::string& axis) const {
+  return all_gather(t, x, axis);
+}
+
+std::vector<Value> ParallelContext::pass_on(Trace& t, const std::vector<Value>& values, const std::string& axis) const {
+  return ring_shift(t, values, axis, 1);
+}
+
+Value ParallelContext::heads_for_sequence(Trace& t, Value x, const std::string& axis) const {
+  return megatron::heads_for_sequence(t, x, axis, 2);
+}
+
+Value ParallelContext::sequence_for_heads(Trace& t, Value x, const std::string& axis) const {
+  return megatron::sequence_for_heads(t, x, axis, 2);
+}
+
 Value reduce_partial(Trace& t, Value x) {
   for (size_t axis = 0; axis < t.mesh().axes.size(); ++axis) {
     if (t.info(x).placement[axis].partial()) x = all_reduce(t, x, t.mesh().axes[axis].name);
@@ -141,6 +228,11 @@ int split_products(Program& program) {
     const std::string name = p.op(id).kind->name();
     return name == "linear" || name == "linear_dgrad";
   });
+}
+
+bool is_gathered_weight(const Program& program, ValueId v) {
+  const OpId producer = program.value(v).producer;
+  return producer != kNone && all_gather_flat_of(*program.op(producer).kind, 1) != nullptr;
 }
 
 }  // namespace megatron

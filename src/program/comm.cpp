@@ -69,7 +69,7 @@ std::string describe(const CommCall& c) {
   return "?";
 }
 
-void Comm::checked_run(const CommCall& c) {
+void Comm::check(const CommCall& c) const {
   const bool sends = c.op != CommOp::kBarrier && (c.op != CommOp::kExchange || c.to >= 0);
   const bool receives = c.op != CommOp::kBarrier && (c.op != CommOp::kExchange || c.from >= 0);
   MEGATRON_CHECK(!sends || c.source.contiguous(), "collectives take contiguous tensors: " + describe(c));
@@ -77,7 +77,20 @@ void Comm::checked_run(const CommCall& c) {
   MEGATRON_CHECK(!sends || !receives || c.op == CommOp::kExchange || c.source.dtype == c.target.dtype, describe(c));
   MEGATRON_CHECK(c.to < size() && c.from < size(), str_cat(describe(c), ": ", name(), " has ", size(), " ranks"));
   check_counts(c, rank(), size());
+}
+
+void Comm::checked_run(const CommCall& c) {
+  check(c);
   run(c);
+}
+
+void Comm::run_group(std::span<const CommCall> calls) {
+  for (const CommCall& call : calls) run(call);
+}
+
+void Comm::run_checked(std::span<const CommCall> calls) {
+  for (const CommCall& call : calls) check(call);
+  run_group(calls);
 }
 
 void Comm::all_reduce(const Tensor& source, const Tensor& target, Reduction reduction, void* stream) {

@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 
 #include "tensor/tensor.h"
@@ -44,6 +45,8 @@ class Comm {
   /// Carries out a call. DeviceError, naming the call and the axis: a rank failed, ranks called different things, the
   /// library failed.
   virtual void run(const CommCall& call) = 0;
+  /// Calls that do not depend on each other, in order; a backend may carry them out as one. Default: one by one.
+  virtual void run_group(std::span<const CommCall> calls);
   /// A communicator of the ranks that give the same colour (>= 0), ordered by key, then rank. A collective call.
   virtual std::unique_ptr<Comm> split(int colour, int key, const std::string& name) = 0;
 
@@ -70,11 +73,20 @@ class Comm {
   /// Sends and receives at the same time; `to` and `from` may be the same rank, or -1 for nothing on that side. Between
   /// two ranks, transfers match in the order of the calls.
   void exchange(const Tensor& source, int to, const Tensor& target, int from, void* stream = nullptr);
+  /// Checks the calls and carries them out as one group.
+  void run_checked(std::span<const CommCall> calls);
   /// Returns when all ranks are here; on a GPU, when `stream` has come here on all of them.
   void barrier(void* stream = nullptr);
 
+  /// What the next calls are about, for records and messages: the name of a value that outlives them; nullptr for none.
+  void set_subject(const std::string* subject) { subject_ = subject; }
+  const std::string* subject() const { return subject_; }
+
  private:
+  void check(const CommCall& call) const;
   void checked_run(const CommCall& call);
+
+  const std::string* subject_ = nullptr;
 };
 
 }  // namespace megatron

@@ -140,6 +140,7 @@ class Join final : public OpKind {
     for (size_t i = 0; i < operands.size(); ++i) {
       const ValueInfo* part = operands[i];
       if (part == nullptr) continue;
+      if (is_flat(part->placement)) throw PlacementError{"a part is flat", "all_gather it first"};
       Dims expected = shape_;
       expected[dim_] = sizes_[i];
       if (part->shape != expected) throw PlacementError{"a part has the wrong shape", "give parts that fit"};

@@ -20,21 +20,26 @@ class EventFinder {
   explicit EventFinder(Plan& plan) : plan_(plan), program_(plan.program) {}
 
   void run() {
-    plan_.waits.assign(program_.ops.size(), {});
-    for (int phase = 0; phase < kPhases; ++phase) run_phase(static_cast<Phase>(phase));
+    for (const bool edges : {true, false}) {
+      waits_.assign(program_.ops.size(), {});
+      for (int phase = 0; phase < kPhases; ++phase) run_phase(static_cast<Phase>(phase), edges);
+      (edges ? plan_.waits : plan_.inner_waits) = waits_;
+    }
   }
 
  private:
   static constexpr size_t kStreams = Device::kStreams;
   static size_t stream_of(const Op& op) { return static_cast<size_t>(op.stream); }
 
-  void run_phase(Phase phase) {
+  /// With or without the operations that run once per step: a wait that goes through one of them does not hold
+  /// without it.
+  void run_phase(Phase phase, bool edges) {
     history_ = {};
     known_ = {};
     int position = 0;
     for (OpId id : program_.list(phase)) {
       const Op& op = program_.op(id);
-      if (op.kind->is_view()) continue;
+      if (op.kind->is_view() || (op.edge && !edges)) continue;
       const size_t own = stream_of(op);
       const std::vector<Access> accesses = accesses_of(id);
       for (size_t other = 0; other < kStreams; ++other) {
@@ -51,7 +56,7 @@ class EventFinder {
     const auto& past = history_[other];
     for (auto entry = past.rbegin(); entry != past.rend() && entry->position > known_[own][other]; ++entry) {
       if (!conflict(entry->accesses, accesses)) continue;
-      plan_.waits[static_cast<size_t>(id)].push_back(entry->id);
+      waits_[static_cast<size_t>(id)].push_back(entry->id);
       for (size_t s = 0; s < kStreams; ++s) known_[own][s] = std::max(known_[own][s], entry->known[s]);
       return;
     }
@@ -112,6 +117,7 @@ class EventFinder {
 
   Plan& plan_;
   const Program& program_;
+  std::vector<std::vector<OpId>> waits_;
   std::array<std::vector<Entry>, kStreams> history_;
   std::array<Known, kStreams> known_;  ///< per stream, for what it is given next
 };

@@ -29,6 +29,7 @@ Tensor Store::require(const Program& program, ValueId id) {
   device_.fill_zero(buffers_.back().data(), buffers_.back().bytes());
   const Tensor tensor = make_tensor(buffers_.back().data(), info.dtype, shape);
   tensors_[info.name] = tensor;
+  types_[info.name] = info;
   return tensor;
 }
 
@@ -46,7 +47,8 @@ Executor::Executor(Plan plan, Store& store, std::shared_ptr<Buffer> arena, Optio
   phases_.resize(static_cast<size_t>(plan_.options.slot_sets));
   for (const auto& [name, id] : plan_.program.by_name) {
     const Lifetime lifetime = plan_.program.value(id).lifetime;
-    if (lifetime != Lifetime::kInput && lifetime != Lifetime::kReceived) store_.require(plan_.program, id);
+    const bool host = lifetime == Lifetime::kInput || lifetime == Lifetime::kReceived;
+    if (!host && !plan_.program.is_alias(id)) store_.require(plan_.program, id);
   }
   fork_ = new_event();
   for (Event*& event : join_) event = new_event();
@@ -89,41 +91,55 @@ bool Executor::is_idle(const Op& op) const {
 }
 
 void Executor::bind_phase(Phase phase, int slot_set) {
-  PhaseState& state = phases_[static_cast<size_t>(slot_set)][static_cast<size_t>(phase)];
+  PhaseStates& states = phases_[static_cast<size_t>(slot_set)][static_cast<size_t>(phase)];
+  const auto add = [&](PhaseState& state, OpId id) {
+    state.ops.push_back(bind_op(id, slot_set));
+    state.forks = state.forks || plan_.program.op(id).stream != Stream::kCompute;
+  };
   for (OpId id : plan_.program.list(phase)) {
     const Op& op = plan_.program.op(id);
     if (op.kind->is_view() || is_idle(op)) continue;
-    BoundOp bound;
-    bound.id = id;
-    OpShapes shapes = shapes_of(plan_.program, op);
-    bound.operand_origins = std::move(shapes.operand_origins);
-    bound.result_origins = std::move(shapes.result_origins);
-    for (ValueId v : op.operands) bound.operands.push_back(bind(v, slot_set));
-    for (size_t i = 0; i < op.results.size(); ++i) {
-      bound.results.push_back(bind(op.results[i], slot_set));
-      bound.accumulate.push_back(op.accumulate[i] != kNone);
-      if (op.accumulate[i] == kNone || !bound.results.back()) continue;
-      const Tensor sum = bind(op.accumulate[i], slot_set);
-      if (sum.data != bound.results.back().data) bound.copies.emplace_back(sum, bound.results.back());
-    }
-    const Slot& workspace = plan_.workspaces[static_cast<size_t>(id)];
-    if (workspace.bytes > 0) bound.workspace = region_base(Region::kTransient, slot_set) + workspace.offset;
-    if (!op.kind->comm_axis().empty()) {
-      const auto comm = options_.comms.find(op.kind->comm_axis());
-      MEGATRON_CHECK(comm != options_.comms.end(), "no communicator for mesh axis " + op.kind->comm_axis());
-      bound.comm = comm->second;
-    }
-    state.ops.push_back(std::move(bound));
-    state.forks = state.forks || op.stream != Stream::kCompute;
+    add(states.whole, id);
+    states.has_edges = states.has_edges || op.edge;
   }
-  bind_events(state.ops);
+  bind_events(states.whole.ops, plan_.waits);
+  if (!states.has_edges) return;
+  for (const BoundOp& bound : states.whole.ops) {
+    if (!plan_.program.op(bound.id).edge) add(states.inner, bound.id);
+  }
+  bind_events(states.inner.ops, plan_.inner_waits);
 }
 
-void Executor::bind_events(std::vector<BoundOp>& ops) {
+Executor::BoundOp Executor::bind_op(OpId id, int slot_set) {
+  const Op& op = plan_.program.op(id);
+  BoundOp bound;
+  bound.id = id;
+  OpShapes shapes = shapes_of(plan_.program, op);
+  bound.operand_origins = std::move(shapes.operand_origins);
+  bound.result_origins = std::move(shapes.result_origins);
+  for (ValueId v : op.operands) bound.operands.push_back(bind(v, slot_set));
+  for (size_t i = 0; i < op.results.size(); ++i) {
+    bound.results.push_back(bind(op.results[i], slot_set));
+    bound.accumulate.push_back(op.accumulate[i] != kNone);
+    if (op.accumulate[i] == kNone || !bound.results.back()) continue;
+    const Tensor sum = bind(op.accumulate[i], slot_set);
+    if (sum.data != bound.results.back().data) bound.copies.emplace_back(sum, bound.results.back());
+  }
+  const Slot& workspace = plan_.workspaces[static_cast<size_t>(id)];
+  if (workspace.bytes > 0) bound.workspace = region_base(Region::kTransient, slot_set) + workspace.offset;
+  if (!op.kind->comm_axis().empty()) {
+    const auto comm = options_.comms.find(op.kind->comm_axis());
+    MEGATRON_CHECK(comm != options_.comms.end(), "no communicator for mesh axis " + op.kind->comm_axis());
+    bound.comm = comm->second;
+  }
+  return bound;
+}
+
+void Executor::bind_events(std::vector<BoundOp>& ops, const std::vector<std::vector<OpId>>& waits) {
   std::map<OpId, BoundOp*> by_id;
   for (BoundOp& bound : ops) by_id[bound.id] = &bound;
   for (BoundOp& bound : ops) {
-    for (OpId id : plan_.waits[static_cast<size_t>(bound.id)]) {
+    for (OpId id : waits[static_cast<size_t>(bound.id)]) {
       const auto found = by_id.find(id);
       if (found == by_id.end()) continue;  // idle: never run
       if (found->second->done == nullptr) found->second->done = new_event();
@@ -192,8 +208,9 @@ void Executor::upload(int slot_set) {
   stage_ = (stage_ + 1) % stages_.size();
 }
 
-void Executor::run(Phase phase, int slot_set) {
-  PhaseState& state = phases_[static_cast<size_t>(slot_set)][static_cast<size_t>(phase)];
+void Executor::run(Phase phase, int slot_set, bool edge) {
+  PhaseStates& states = phases_[static_cast<size_t>(slot_set)][static_cast<size_t>(phase)];
+  PhaseState& state = edge || !states.has_edges ? states.whole : states.inner;
   if (state.ops.empty()) return;
   if (observed()) return enqueue(phase, state);
   if (options_.graphs && state.ran && !state.graph) state.graph = device().capture([&] { enqueue(phase, state); });
@@ -233,12 +250,17 @@ void Executor::enqueue_op(Phase phase, const BoundOp& bound) {
   context.pool = options_.pool;
   context.stream = device().stream(stream);
   context.comm = bound.comm;
+  if (bound.comm != nullptr) {  // what works in place has no results
+    const ValueId subject = op.results.empty() ? op.operands[0] : op.results[0];
+    bound.comm->set_subject(&plan_.program.value(subject).name);
+  }
   const ProfileRange range(op.scope.empty() ? op.kind->name() : op.scope);
   if (device().kind() == DeviceKind::kCuda) {
     op.kind->run_cuda(context);
   } else {
     op.kind->run_cpu(context);
   }
+  if (bound.comm != nullptr) bound.comm->set_subject(nullptr);
   if (bound.done != nullptr) device().record(*bound.done, stream);
   if (observer_.after) observer_.after(phase, bound);
 }

@@ -26,6 +26,8 @@ class Store {
   Tensor require(const Program& program, ValueId id);
   /// Absent tensor when there is none of that name.
   Tensor find(const std::string& name) const;
+  /// How the named tensor was declared: its global shape and placement. It must be there.
+  const ValueInfo& type(const std::string& name) const { return types_.at(name); }
   const std::map<std::string, Tensor>& tensors() const { return tensors_; }
   Device& device() const { return device_; }
 
@@ -33,6 +35,7 @@ class Store {
   Device& device_;
   std::vector<Buffer> buffers_;
   std::map<std::string, Tensor> tensors_;
+  std::map<std::string, ValueInfo> types_;
 };
 
 /// Bytes of persistent memory that `program` adds to what `already` counts, by purpose; used by the plan's report.
@@ -79,8 +82,9 @@ class Executor {
   /// A named output.
   Tensor output(const std::string& name, int slot_set = 0) const;
 
-  /// Enqueues a phase (on the CPU: runs it).
-  void run(Phase phase, int slot_set = 0);
+  /// Enqueues a phase (on the CPU: runs it). `edge`: with the operations that run once per step, as in F of the first
+  /// micro-batch and B of the last.
+  void run(Phase phase, int slot_set = 0, bool edge = true);
 
   /// One operation as it is bound to memory.
   struct BoundOp {
@@ -104,7 +108,7 @@ class Executor {
 
   /// The operations of a phase, and one of them alone: for comparing two executors step by step.
   const std::vector<BoundOp>& bound(Phase phase, int slot_set = 0) const {
-    return phases_[static_cast<size_t>(slot_set)][static_cast<size_t>(phase)].ops;
+    return phases_[static_cast<size_t>(slot_set)][static_cast<size_t>(phase)].whole.ops;
   }
   void run_op(Phase phase, const BoundOp& op) { enqueue_op(phase, op); }
 
@@ -113,7 +117,8 @@ class Executor {
   /// Nobody reads what the operation makes, and it changes no state: it is not run.
   bool is_idle(const Op& op) const;
   void bind_phase(Phase phase, int slot_set);
-  void bind_events(std::vector<BoundOp>& ops);
+  BoundOp bind_op(OpId id, int slot_set);
+  void bind_events(std::vector<BoundOp>& ops, const std::vector<std::vector<OpId>>& waits);
   std::byte* region_base(Region region, int slot_set) const;
   Event* new_event();
 
@@ -122,6 +127,10 @@ class Executor {
     bool forks = false;  ///< uses a stream beside the computing one
     bool ran = false;
     std::unique_ptr<Graph> graph;
+  };
+  struct PhaseStates {
+    PhaseState whole, inner;  ///< with and without edge operations
+    bool has_edges = false;
   };
   void enqueue(Phase phase, const PhaseState& state);
   void enqueue_op(Phase phase, const BoundOp& bound);
@@ -138,7 +147,7 @@ class Executor {
   Store& store_;
   Options options_;
   std::shared_ptr<Buffer> arena_;
-  std::vector<std::array<PhaseState, kPhases>> phases_;  ///< per slot set
+  std::vector<std::array<PhaseStates, kPhases>> phases_;  ///< per slot set
   std::vector<std::unique_ptr<Event>> events_;
   Event* fork_ = nullptr;
   std::array<Event*, Device::kStreams> join_{};

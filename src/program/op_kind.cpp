@@ -108,9 +108,38 @@ AxisPlacement place_letter(const std::string& letters, char letter) {
   return dim == std::string::npos ? AxisPlacement::P() : AxisPlacement::S(static_cast<int>(dim));
 }
 
+/// Every operand that is no scalar must be flat, and every result of their shape then is.
+std::vector<AxisPlacement> place_flat(const Signature& signature, const Operands& operands, size_t axis,
+                                      const std::string& axis_name) {
+  const PlacementError refusal{str_cat("an operand is flat over axis ", axis_name), "all_gather it first"};
+  std::string letters;
+  for (size_t i = 0; i < operands.size(); ++i) {
+    if (operands[i] == nullptr) continue;
+    if (signature.operands[i].empty() && operands[i]->placement[axis].replicated()) continue;  // a scalar
+    if (letters.empty()) letters = signature.operands[i];
+    const AxisPlacement& p = operands[i]->placement[axis];
+    if (signature.operands[i] != letters) throw refusal;
+    if (!p.flat()) {
+      throw PlacementError{
+          str_cat("operand ", i, " is not flat over ", axis_name, " while others are"),
+          p.partial() ? "reduce_scatter_flat the partial operand first" : "take its own block with flat_slice"};
+    }
+  }
+  for (const ResultType& result : signature.results) {
+    if (result.letters != letters) throw refusal;
+  }
+  if (!signature.whole.empty()) throw refusal;
+  return std::vector<AxisPlacement>(signature.results.size(), AxisPlacement::F());
+}
+
 /// Rule for one mesh axis; returns the placement of every result.
 std::vector<AxisPlacement> place_on_axis(const Signature& signature, const Operands& operands, size_t axis,
                                          const std::string& axis_name) {
+  for (const ValueInfo* operand : operands) {
+    if (operand != nullptr && operand->placement[axis].flat()) {
+      return place_flat(signature, operands, axis, axis_name);
+    }
+  }
   char letter = 0;
   int sharded_operand = -1;
   std::vector<int> partial;

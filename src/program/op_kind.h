@@ -106,7 +106,8 @@ class OpKind {
 /// The placement rule of the design, per mesh axis: (a) sharded operands must all be sharded on one and the same
 /// letter, every operand that has the letter must be, and none may be partial: a result is S if it has the letter, else
 /// P; an error if the letter is `whole`; (b) nothing sharded: partial operands must be exactly one linear group,
-/// results P; (c) else R. Throws PlacementError with the reason.
+/// results P; (c) else R. (d) Element-wise operations also take operands that are all flat: results are flat. Throws
+/// PlacementError with the reason.
 std::vector<ValueInfo> infer_by_signature(const Signature& signature, const Operands& operands, const Mesh& mesh);
 
 /// What inference throws; Trace::emit adds module, operands and origin.

@@ -92,6 +92,7 @@ class Packer {
 
   void count_uses() {
     life_.assign(program_.values.size(), {});
+    beside_until_.assign(timeline_.size(), -1);
     reads_.assign(program_.values.size(), 0);
     family_.assign(program_.values.size(), {});
     std::vector<bool> seen(program_.values.size(), false);
@@ -118,6 +119,7 @@ class Packer {
       }
     }
     count_boundaries();
+    extend_beside();
     for (const NamedValue& output : program_.outputs) {
       join_family(output.value);
       life(output.value).extend(kForever);
@@ -131,6 +133,56 @@ class Packer {
     for (const Boundary& boundary : program_.sent) {
       if (boundary.gradient != kNone) life(boundary.gradient).extend(phase_begin_[1]);
     }
+  }
+
+  bool runs_beside(int position) const {
+    return program_.op(timeline_[static_cast<size_t>(position)]).stream != Stream::kCompute;
+  }
+  bool is_view(int position) const { return program_.op(timeline_[static_cast<size_t>(position)]).kind->is_view(); }
+
+  /// Memory that an operation beside the computing stream uses is not given to the operations that run meanwhile: they
+  /// would wait for it. It is free where computing waits for that stream anyway, because it reads what came later
+  /// there; or else where the next run of such operations begins.
+  void extend_beside() {
+    const auto size = static_cast<int>(timeline_.size());
+    std::vector<int> made_beside(program_.values.size(), -1);  // per root: position of the operation that made it
+    for (int i = 0; i < size; ++i) {
+      if (!runs_beside(i)) continue;
+      for (ValueId v : program_.op(timeline_[static_cast<size_t>(i)]).results)
+        made_beside[static_cast<size_t>(root(v))] = i;
+    }
+    for (int i = 0; i < size; ++i) {
+      if (!runs_beside(i)) continue;
+      bool run_over = false;
+      int j = i + 1;
+      for (; j < size && phase_of(j) == phase_of(i); ++j) {
+        if (is_view(j)) continue;
+        if (runs_beside(j)) {
+          if (run_over) break;
+          continue;
+        }
+        run_over = true;
+        if (reads_made_since(j, i, made_beside)) break;
+      }
+      keep_until(i, j - 1);
+    }
+  }
+
+  bool reads_made_since(int position, int since, const std::vector<int>& made_beside) const {
+    for (ValueId v : program_.op(timeline_[static_cast<size_t>(position)]).operands) {
+      if (v != kNone && made_beside[static_cast<size_t>(root(v))] >= since) return true;
+    }
+    return false;
+  }
+
+  void keep_until(int position, int last) {
+    const Op& op = program_.op(timeline_[static_cast<size_t>(position)]);
+    for (const std::vector<ValueId>* values : {&op.operands, &op.results, &op.accumulate}) {
+      for (ValueId v : *values) {
+        if (v != kNone) life(v).extend(last);
+      }
+    }
+    beside_until_[static_cast<size_t>(position)] = last;
   }
 
   /// Lets the producers of a join's parts write into the joined memory, where they can write strided.
@@ -322,7 +374,8 @@ class Packer {
       const OpShapes shapes = shapes_of(program_, op);
       Slot& slot = plan_.workspaces[static_cast<size_t>(timeline_[i])];
       slot.bytes = round_up(op.kind->workspace(shapes.context(), plan_.options.device), Device::kAlignment);
-      if (slot.bytes > 0) transient_pieces.push_back({{static_cast<int>(i), static_cast<int>(i)}, slot.bytes, &slot});
+      const int last = std::max(static_cast<int>(i), beside_until_[i]);
+      if (slot.bytes > 0) transient_pieces.push_back({{static_cast<int>(i), last}, slot.bytes, &slot});
     }
     plan_.slot_bytes = place(slot_pieces, plan_.options.reuse);
     plan_.transient_bytes = place(transient_pieces, plan_.options.reuse);
@@ -334,6 +387,7 @@ class Packer {
   std::array<int, kPhases> phase_begin_{};
   std::vector<Interval> life_;                ///< per root
   std::vector<int> reads_;                    ///< per root
+  std::vector<int> beside_until_;             ///< per position: how long an operation beside may run
   std::vector<std::vector<ValueId>> family_;  ///< values that lie in a root's memory
 };
 
@@ -374,47 +428,6 @@ Plan pack(Program program, const PackOptions& options) {
   Packer(plan).run();
   derive_events(plan);
   return plan;
-}
-
-RunContext OpShapes::context() const {
-  RunContext c;
-  c.operands = operands;
-  c.results = results;
-  c.accumulate = accumulate;
-  c.operand_origins = operand_origins;
-  c.result_origins = result_origins;
-  return c;
-}
-
-OpShapes shapes_of(const Program& program, const Op& op) {
-  OpShapes shapes;
-  const auto describe = [&](ValueId v, std::vector<Tensor>& tensors, std::vector<Dims>& origins) {
-    tensors.emplace_back();
-    origins.emplace_back();
-    if (v == kNone) return;
-    const ValueInfo& info = program.value(v);
-    const LocalBox box = local_box(info.shape, info.placement, program.mesh);
-    tensors.back() = Tensor{nullptr, info.dtype, box.extent, info.storage.strides};
-    origins.back() = box.origin;
-  };
-  for (ValueId v : op.operands) describe(v, shapes.operands, shapes.operand_origins);
-  for (ValueId v : op.results) describe(v, shapes.results, shapes.result_origins);
-  for (ValueId v : op.accumulate) shapes.accumulate.push_back(v != kNone);
-  return shapes;
-}
-
-Cost Plan::cost(Phase phase) const {
-  Cost total;
-  for (OpId id : program.list(phase)) {
-    const Op& op = program.op(id);
-    if (op.kind->is_view()) continue;
-    const OpShapes shapes = shapes_of(program, op);
-    const Cost cost = op.kind->cost(shapes.context());
-    total.flops += cost.flops;
-    total.bytes += cost.bytes;
-    total.wire_bytes += cost.wire_bytes;
-  }
-  return total;
 }
 
 }  // namespace megatron

@@ -48,6 +48,8 @@ struct Plan {
   /// Per op: operations of other streams in the same phase that must have run before it. Phases begin and end on the
   /// computing stream, which waits for the others at the end.
   std::vector<std::vector<OpId>> waits;
+  /// The same for a micro-batch in which edge operations do not run.
+  std::vector<std::vector<OpId>> inner_waits;
   int64_t slot_bytes = 0;   ///< per slot set
   int64_t input_bytes = 0;  ///< per slot set
   int64_t transient_bytes = 0;

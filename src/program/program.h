@@ -71,6 +71,8 @@ struct Op {
   std::string scope;  ///< module path, e.g. "decoder.layers.3.mlp"
   Stream stream = Stream::kCompute;
   OpId recompute_of = kNone;
+  /// Runs once per step only: in F of the first micro-batch, in B of the last.
+  bool edge = false;
 };
 
 /// How a parameter starts. Numbers are keyed by (seed, name, global element index): independent of the mesh.
@@ -131,9 +133,11 @@ struct Program {
   const std::vector<OpId>& list(Phase phase) const { return lists[static_cast<size_t>(phase)]; }
 
   /// Extents that this rank holds of a value.
-  Dims local_shape(ValueId id) const { return local_box(value(id).shape, value(id).placement, mesh).extent; }
+  Dims local_shape(ValueId id) const { return megatron::local_shape(value(id).shape, value(id).placement, mesh); }
   /// Bytes of this rank's part when laid out contiguously.
   int64_t local_bytes(ValueId id) const { return local_shape(id).numel() * size_of(value(id).dtype); }
+  /// A persistent value that lies in the memory of another one (Trace::alias).
+  bool is_alias(ValueId id) const { return value(id).storage.root != id; }
   /// Name for people: the given name, or %id.
   std::string label(ValueId id) const;
   /// "bf16[128, 4, 512] tp:S(2)".

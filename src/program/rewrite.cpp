@@ -139,13 +139,20 @@ int recompute(Program& program, const std::function<bool(const Program&, ValueId
 
 void move_weight_gradients(Program& program) {
   std::vector<OpId> stay, move;
-  std::vector<bool> late(program.values.size(), false);  // made in W
+  std::vector<bool> late(program.values.size(), false);  // made in W, or changed there (persistent roots)
   for (OpId id : program.list(Phase::kBackward)) {
     const Op& op = program.op(id);
     bool moves = op.kind->is_weight_gradient();
-    for (ValueId v : op.operands) moves = moves || (v != kNone && late[static_cast<size_t>(v)]);
+    const auto root = [&](ValueId v) { return static_cast<size_t>(program.value(v).storage.root); };
+    for (ValueId v : op.operands) moves = moves || (v != kNone && (late[static_cast<size_t>(v)] || late[root(v)]));
     for (ValueId v : op.accumulate) moves = moves || (v != kNone && late[static_cast<size_t>(v)]);
     for (ValueId v : op.results) late[static_cast<size_t>(v)] = moves;
+    for (ValueId v : op.accumulate) {
+      if (moves && v != kNone && persistent(program.value(v))) late[root(v)] = true;
+    }
+    for (int i : op.kind->updates()) {
+      if (moves) late[root(op.operands[static_cast<size_t>(i)])] = true;
+    }
     (moves ? move : stay).push_back(id);
   }
   program.list(Phase::kBackward) = std::move(stay);

@@ -121,6 +121,29 @@ void Trace::send(const std::string& name, Value v) {
   output(name, v);
 }
 
+Value Trace::alias(const std::string& name, Value of, const Placement& placement) {
+  const ValueInfo whole = info(of);
+  MEGATRON_CHECK(whole.lifetime == Lifetime::kState || whole.lifetime == Lifetime::kParameter,
+                 "'" + name + "': only persistent memory has other names");
+  const auto found = program_.by_name.find(name);
+  if (found != program_.by_name.end()) {
+    const ValueInfo& known = program_.value(found->second);
+    MEGATRON_CHECK(known.placement == placement && known.storage.root == whole.storage.root,
+                   "'" + name + "' is declared twice with different types");
+    return {found->second};
+  }
+  ValueInfo v = whole;
+  v.name = name;
+  v.placement = placement;
+  v.lifetime = Lifetime::kState;
+  v.storage.strides = contiguous_strides(megatron::local_shape(v.shape, placement, mesh()));
+  if (!is_flat(whole.placement)) v.storage.offset += flat_range(v.shape, placement, mesh()).begin;
+  const auto id = static_cast<ValueId>(program_.values.size());
+  program_.values.push_back(v);
+  program_.by_name[name] = id;
+  return {id};
+}
+
 std::vector<Value> Trace::emit(std::shared_ptr<const OpKind> kind, const std::vector<Value>& operands) {
   std::vector<ValueInfo> inferred;
   try {

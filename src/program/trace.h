@@ -31,6 +31,10 @@ class Trace {
                   const Init& init);
   Value state(const std::string& name, DType dtype, const Dims& shape, const Placement& placement);
   Value input(const std::string& name, DType dtype, const Dims& shape, const Placement& placement, int sample_dim = -1);
+  /// Another name and placement of the memory of `of`, a parameter or state: for what an operation makes of it in
+  /// place, such as the sum of a partial value, or this rank's block of that. With a flat axis that `of` does not have
+  /// it is the rank's own block, else the whole. A state for all programs that declare it.
+  Value alias(const std::string& name, Value of, const Placement& placement);
 
   /// Boundaries of pipeline stages: a value that the stage before sends, and one that goes to the stage behind.
   Value receive(const std::string& name, DType dtype, const Dims& shape, const Placement& placement,

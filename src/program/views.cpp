@@ -50,6 +50,11 @@ std::vector<DimGroup> match_dims(const Dims& from, const Dims& to) {
   return groups;
 }
 
+/// A flat part has no dimensions to name.
+void refuse_flat(const ValueInfo& x) {
+  if (is_flat(x.placement)) throw PlacementError{"the operand is flat", "all_gather it first"};
+}
+
 class Reshape final : public OpKind {
  public:
   explicit Reshape(const Dims& shape) : shape_(shape) {}
@@ -62,6 +67,7 @@ class Reshape final : public OpKind {
 
   std::vector<ValueInfo> infer(const Operands& operands, const Mesh& mesh) const override {
     const ValueInfo& x = *operands[0];
+    refuse_flat(x);
     if (x.shape.numel() != shape_.numel()) {
       throw PlacementError{str_cat("cannot reshape ", to_string(x.shape), " to ", to_string(shape_)),
                            "keep the number of elements"};
@@ -157,6 +163,7 @@ class Split final : public OpKind {
 
   std::vector<ValueInfo> infer(const Operands& operands, const Mesh&) const override {
     const ValueInfo& x = *operands[0];
+    refuse_flat(x);
     const int64_t total = std::accumulate(sizes_.begin(), sizes_.end(), int64_t{0});
     if (dim_ < 0 || dim_ >= x.shape.rank() || total != x.shape[dim_]) {
       throw PlacementError{

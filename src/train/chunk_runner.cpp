@@ -1,5 +1,7 @@
 #include "train/chunk_runner.h"
 
+#include <algorithm>
+
 #include "base/check.h"
 #include "program/passes.h"
 
@@ -47,6 +49,8 @@ void ChunkRunner::run(const std::vector<Instruction>& instructions, const Write&
   for (const int wire : {kForwardWire, kBackwardWire}) {
     if (transfers) device_.wait(*fork_, wire);
   }
+  last_micro_batch_ = 0;
+  for (const Instruction& i : instructions) last_micro_batch_ = std::max(last_micro_batch_, i.micro_batch);
   for (const Instruction& i : instructions) {
     switch (i.action) {
       case Instruction::Action::kRun:
@@ -81,7 +85,8 @@ void ChunkRunner::run_phase(const Instruction& i, const Write& write) {
   } else if (i.phase == Phase::kBackward && !chunk(i).sent.empty()) {
     device_.wait(*m.taken_back, 0);
   }
-  executor.run(i.phase, i.slot_set);
+  // Some work is done once per step: in F of the first micro-batch, in B of the last.
+  executor.run(i.phase, i.slot_set, i.micro_batch == (i.phase == Phase::kForward ? 0 : last_micro_batch_));
   if (links_.forward == nullptr) return;
   if (i.phase == Phase::kForward) device_.record(*m.forward_ran);
   if (i.phase == Phase::kBackward) device_.record(*m.backward_ran);

@@ -51,6 +51,7 @@ class ChunkRunner {
   Device& device_;
   Links links_;
   std::vector<Chunk> chunks_;
+  int last_micro_batch_ = 0;  ///< of what runs now
   std::unique_ptr<Event> fork_, join_[2];
 };
 

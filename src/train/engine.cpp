@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "base/check.h"
 #include "base/error.h"
@@ -51,7 +52,7 @@ void stage_array(Executor& executor, const char* name, const std::vector<T>& val
 
 /// The arena, once it is known that everything fits.
 std::shared_ptr<Buffer> reserve(const Config& config, const TrainPrograms& programs, RankContext& ranks) {
-  require_memory(config, programs, ranks.parallel(), ranks.device());
+  require_memory(config, programs, ranks.parallel(), ranks.device(), ranks.data_size());
   return std::make_shared<Buffer>(ranks.device(), programs.arena_bytes());
 }
 
@@ -99,6 +100,7 @@ TrainEngine::TrainEngine(const Config& config, TrainPrograms programs, std::shar
   train_ = make_chunks(programs_.train, arena_);
   eval_ = make_chunks(programs_.eval, arena_);
   update_ = std::make_unique<Executor>(programs_.update, *store_, arena_, executor_options());
+  gather_ = std::make_unique<Executor>(programs_.gather, *store_, arena_, executor_options());
   for (ResultSlot& slot : results_) {
     slot.memory = Buffer(device_, 3 * kResultStride, Buffer::Place::kHost);
     slot.ready = device_.make_event();
@@ -148,12 +150,7 @@ void TrainEngine::write_batch(Executor& executor, const Batch& batch, double see
   stage_array(executor, inputs::kPositions, batch.position_ids);
   stage_array(executor, inputs::kStarts, batch.document_start);
   stage_array(executor, inputs::kSamples, batch.sample_ids);
-  if (executor.has_input(inputs::kTokenIndex)) {
-    std::vector<int32_t> index(batch.tokens.size());
-    for (size_t i = 0; i < index.size(); ++i)
-      index[i] = static_cast<int32_t>(static_cast<int64_t>(i) / batch.micro_batch_size);
-    stage_array(executor, inputs::kTokenIndex, index);
-  }
+  stage_array(executor, inputs::kTokenIndex, batch.token_index);
   if (executor.has_input(inputs::kSeed)) stage_scalar(executor, inputs::kSeed, seed);
   if (executor.has_input(inputs::kStep)) stage_scalar(executor, inputs::kStep, static_cast<double>(step));
   executor.upload(slot_set);
@@ -166,6 +163,12 @@ void TrainEngine::accumulate(const std::vector<Batch>& batches, const std::vecto
     write_batch(chunk, batches[m], seeds[m], step, slot_set);
   };
   train_.runner->run(instructions(train_, batches.size(), true), write);
+  parameters_complete_ = true;
+}
+
+void TrainEngine::complete_parameters() {
+  if (!parameters_complete_) gather_->run(Phase::kForward);
+  parameters_complete_ = true;
 }
 
 void TrainEngine::evaluate(const std::vector<Batch>& batches) {
@@ -193,7 +196,9 @@ void TrainEngine::write_update_inputs(const UpdateInputs& in) {
 void TrainEngine::update(const UpdateInputs& in) {
   MEGATRON_CHECK(updates_ - results_taken_ < static_cast<int64_t>(kInFlight), "too many steps in flight");
   write_update_inputs(in);
+  if (Event* const hold = std::exchange(hold_, nullptr)) device_.wait(*hold, 0);
   update_->run(Phase::kForward);
+  parameters_complete_ = !ranks_->parallel().data().overlap_param_gather;
   ResultSlot& slot = results_[static_cast<size_t>(updates_++) % kInFlight];
   std::byte* target = slot.memory.data();
   for (const Tensor& t : {update_->output(update_io::total(kLossSum)), update_->output(update_io::kNorm),

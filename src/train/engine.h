@@ -59,6 +59,8 @@ class TrainEngine {
   /// schedule; `seeds` = loss scale / divisor of the loss of each.
   void accumulate(const std::vector<Batch>& batches, const std::vector<double>& seeds, int64_t step);
   void update(const UpdateInputs& inputs);
+  /// The device reaches `event` before the next update() changes anything. The event must live until then.
+  void hold_update(Event* event) { hold_ = event; }
   static constexpr size_t kInFlight = 2;
   /// Of the oldest update() whose result was not taken yet.
   StepResult take_result();
@@ -66,7 +68,13 @@ class TrainEngine {
   /// Sum over this rank's tokens since begin_step() or begin_evaluation(). Waits.
   double loss_sum() const;
 
-  void begin_evaluation() { begin_step(); }
+  void begin_evaluation() {
+    complete_parameters();
+    begin_step();
+  }
+  /// After an update this rank may hold its part of the parameters alone until the next forward. Whoever reads them
+  /// before calls this first. A collective call.
+  void complete_parameters();
   /// Forward of up to eval_micro_batches micro-batches.
   void evaluate(const std::vector<Batch>& batches);
 
@@ -115,10 +123,12 @@ class TrainEngine {
   std::unique_ptr<Store> store_;
   TrainPrograms programs_;
   std::shared_ptr<Buffer> arena_;
-  std::unique_ptr<Executor> begin_, update_;
+  std::unique_ptr<Executor> begin_, update_, gather_;
   Chunks train_, eval_;
+  bool parameters_complete_ = true;
   std::array<ResultSlot, kInFlight> results_;
   int64_t updates_ = 0, results_taken_ = 0;
+  Event* hold_ = nullptr;
 };
 
 }  // namespace megatron

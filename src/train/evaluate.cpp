@@ -11,10 +11,9 @@ namespace {
 /// Takes sample `column` of a micro-batch out of the loss: the last micro-batch may reach beyond what is asked for.
 void leave_out(Batch& batch, int64_t column) {
   for (int64_t s = 0; s < batch.seq_length; ++s) {
-    float& weight = batch.loss_weights[static_cast<size_t>(s * batch.micro_batch_size + column)];
-    batch.loss_weight_sum -= static_cast<double>(weight);
-    weight = 0;
+    batch.loss_weights[static_cast<size_t>(s * batch.micro_batch_size + column)] = 0;
   }
+  batch.loss_weight_sum -= batch.sample_weights[static_cast<size_t>(column)];
 }
 
 }  // namespace
@@ -39,7 +38,8 @@ double evaluate(TrainEngine& engine, const DatasetPtr& dataset, const BatchOptio
     engine.evaluate(group);
     group.clear();
   }
-  const std::vector<double> sums = ranks.sum_over_stages({engine.loss_sum(), weights});
+  if (ranks.parallel().context_rank() > 0) weights = 0;  // of whole samples: counted once
+  const std::vector<double> sums = ranks.sum_over_tokens({engine.loss_sum(), weights});
   return sums[0] / std::max(sums[1], 1.0);
 }
 

@@ -10,6 +10,7 @@
 #include "base/file_io.h"
 #include "base/log.h"
 #include "base/strings.h"
+#include "comm/world.h"
 
 namespace megatron {
 namespace {
@@ -48,6 +49,7 @@ ExitStatus status_of(const std::exception& error) {
   const auto* ours = dynamic_cast<const Error*>(&error);
   status.code = ours != nullptr ? ours->code() : ExitCode::kInternal;
   status.reason = error.what();
+  if (const auto* peer = dynamic_cast<const PeerFailure*>(&error)) status.culprit = peer->culprit();
   return status;
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 
 #include "base/check.h"
 #include "base/error.h"
@@ -63,12 +64,37 @@ struct Drawn {
   Buffer values, masters;
 };
 
-/// Draws a parameter, and its fp32 master copy where there is one, from the same numbers.
-void fill(Device& device, const Tensor& target, const Tensor& master, const ParameterInfo& info, const ValueInfo& value,
+/// Memory of a parameter or of its master copy, and which elements of the rank's box it holds.
+struct Part {
+  Tensor tensor;
+  Block range;
+};
+
+Part part_of(const Store& store, const Mesh& mesh, const std::string& name) {
+  const Tensor tensor = store.find(name);
+  if (!tensor) return {};
+  const ValueInfo& type = store.type(name);
+  return {tensor, flat_range(type.shape, type.placement, mesh)};
+}
+
+/// Copies what [first, first + count) of the box, of which `values` are the numbers, has in common with the part.
+template <typename T>
+void hand_over(Device& device, const Part& part, int64_t first, int64_t count, const T* values) {
+  const int64_t begin = std::max(first, part.range.begin);
+  const int64_t end = std::min(first + count, part.range.begin + part.range.size);
+  if (begin >= end) return;
+  device.copy_to_device(part.tensor.as<T>() + (begin - part.range.begin), values + (begin - first),
+                        (end - begin) * size_of(part.tensor.dtype));
+}
+
+/// Draws a parameter, and its fp32 master copy where there is one, from the same numbers. The rank may hold a part of
+/// the master copy only.
+void fill(Device& device, const Part& part, const Part& master_part, const ParameterInfo& info, const ValueInfo& value,
           const LocalBox& box, uint64_t seed, ThreadPool& pool, const Drawn& host) {
+  const Tensor &target = part.tensor, &master = master_part.tensor;
   const uint64_t key = philox_key(seed, hash_name(value.name));
   const int64_t row_size = value.shape.rank() > 0 && value.shape[0] > 0 ? value.shape.numel() / value.shape[0] : 1;
-  const int64_t total = target.numel();
+  const int64_t end_of_part = part.range.begin + part.range.size;
   const int64_t inner = box.extent.rank() > 0 ? box.extent[box.extent.rank() - 1] : 1;
   MEGATRON_CHECK(!master || (master.dtype == DType::kF32 && master.contiguous()), "a master copy is dense fp32");
   MEGATRON_CHECK(target.contiguous(), "parameters are dense");
@@ -76,8 +102,8 @@ void fill(Device& device, const Tensor& target, const Tensor& master, const Para
     using T = decltype(tag);
     T* const drawn = reinterpret_cast<T*>(host.values.data());
     float* const wide = master ? reinterpret_cast<float*>(host.masters.data()) : nullptr;
-    for (int64_t first = 0; first < total; first += kInitialChunk) {
-      const int64_t count = std::min(kInitialChunk, total - first);
+    for (int64_t first = part.range.begin; first < end_of_part; first += kInitialChunk) {
+      const int64_t count = std::min(kInitialChunk, end_of_part - first);
       pool.parallel_for(count, 1 << 14, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end;) {  // one stretch of consecutive global indices after the other
           const int64_t index = global_index(box, value.shape, first + i);
@@ -91,25 +117,26 @@ void fill(Device& device, const Tensor& target, const Tensor& master, const Para
           i += stretch;
         }
       });
-      device.copy_to_device(target.as<T>() + first, drawn, count * size_of(target.dtype));
-      if (wide != nullptr) device.copy_to_device(master.as<float>() + first, wide, count * size_of(DType::kF32));
+      hand_over(device, part, first, count, drawn);
+      if (wide != nullptr) hand_over(device, master_part, first, count, wide);
     }
   });
 }
 
-/// fp32 master from a 16-bit parameter.
-void copy_to_master(Device& device, const Tensor& from, const Tensor& master) {
-  const HostTensor host = to_host(device, from);
-  dispatch_floating("copy_to_master", from.dtype, [&](auto tag) {
+/// fp32 master from a 16-bit parameter that has all of its elements.
+void copy_to_master(Device& device, const Part& from, const Part& master) {
+  const HostTensor host = to_host(device, from.tensor);
+  dispatch_floating("copy_to_master", from.tensor.dtype, [&](auto tag) {
     using T = decltype(tag);
-    const T* source = host.tensor.as<T>();
-    std::vector<float> values(static_cast<size_t>(from.numel()));
+    const T* source = host.tensor.as<T>() + (master.range.begin - from.range.begin);
+    std::vector<float> values(static_cast<size_t>(master.range.size));
     for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(source[i]);
-    write_tensor(device, master, values.data(), master.bytes());
+    write_tensor(device, master.tensor, values.data(), master.tensor.bytes());
   });
 }
 
-/// This rank's box of a global tensor. `writes`: of the ranks that hold the same box it is the one to write it.
+/// A box of a global tensor that this rank holds. `writes`: of the ranks that hold the same box it is the one to write
+/// it.
 struct StateTensor {
   TensorRecord record;
   Box box;
@@ -121,23 +148,44 @@ struct StateTensor {
 bool writes_copy(const Placement& placement, const Mesh& mesh, size_t number) {
   for (size_t a = 0; a < placement.size(); ++a) {
     const MeshAxis& axis = mesh.axes[a];
-    if (!placement[a].sharded() && axis.coordinate != static_cast<int>(number) % axis.size) return false;
+    if (!placement[a].cuts() && axis.coordinate != static_cast<int>(number) % axis.size) return false;
   }
   return true;
+}
+
+/// The boxes of a stored tensor that elements `range` of `box`, row-major, make up.
+std::vector<Box> pieces_of(const Box& box, const Block& range) {
+  LocalBox local;
+  for (size_t d = 0; d < box.extent.size(); ++d) {
+    local.origin.push_back(box.offset[d]);
+    local.extent.push_back(box.extent[d]);
+  }
+  std::vector<Box> pieces;
+  for (const LocalBox& piece : boxes_of(local, range)) {
+    pieces.push_back({{piece.origin.begin(), piece.origin.end()}, {piece.extent.begin(), piece.extent.end()}});
+  }
+  return pieces;
 }
 
 std::vector<StateTensor> state_tensors(const Program& program, const Store& store, bool optimizer) {
   std::vector<StateTensor> all;
   size_t number = 0;
   const auto add = [&](const std::string& name, StateKind kind, const ParameterInfo& p) {
-    Tensor rows = store.find(name);
-    if (!rows) return;
-    const ValueInfo& info = program.value(p.value);
+    const Part part = part_of(store, program.mesh, name);
+    if (!part.tensor) return;
+    const ValueInfo& info = store.type(name);
     const Box box = stored_box(name, info.shape, p.init, local_box(info.shape, info.placement, program.mesh));
-    if (rows.shape.rank() > 0) rows.shape[0] = box.extent[0];
+    const TensorRecord record = stored_record(name, kind, part.tensor.dtype, info.shape, p.init);
     const bool writes = p.owner && writes_copy(info.placement, program.mesh, number++);
-    if (rows.numel() == 0) return;  // nothing but padding
-    all.push_back({stored_record(name, kind, rows.dtype, info.shape, p.init), box, rows, writes});
+    // What is left out is the end of the box: padding.
+    const int64_t end = std::min(part.range.begin + part.range.size, element_count(box.extent));
+    int64_t at = part.range.begin;
+    for (const Box& piece : pieces_of(box, {at, std::max<int64_t>(0, end - at)})) {
+      Tensor row = make_tensor(part.tensor.data, part.tensor.dtype, Dims{element_count(piece.extent)});
+      row.data = static_cast<std::byte*>(row.data) + (at - part.range.begin) * size_of(row.dtype);
+      all.push_back({record, piece, row, writes});
+      at += row.numel();
+    }
   };
   for (const ParameterInfo& p : program.parameters) add(program.value(p.value).name, StateKind::kParameter, p);
   if (!optimizer) return all;
@@ -169,8 +217,8 @@ void initialize_parameters(const Program& program, Store& store, uint64_t seed, 
   for (const ParameterInfo& p : program.parameters) {
     const ValueInfo& value = program.value(p.value);
     const LocalBox box = local_box(value.shape, value.placement, program.mesh);
-    fill(store.device(), store.find(value.name), store.find(optimizer_state::master(value.name)), p, value, box, seed,
-         pool, host);
+    fill(store.device(), part_of(store, program.mesh, value.name),
+         part_of(store, program.mesh, optimizer_state::master(value.name)), p, value, box, seed, pool, host);
   }
 }
 
@@ -189,7 +237,8 @@ std::vector<TensorSource> checkpoint_tensors(const Program& program, const Store
                        [&device = store.device(), data = s.tensor.data](int64_t offset, std::span<std::byte> out) {
                          device.copy_to_host(out.data(), static_cast<const std::byte*>(data) + offset,
                                              static_cast<int64_t>(out.size()));
-                       }});
+                       },
+                       s.tensor.data});
   }
   return sources;
 }
@@ -200,25 +249,39 @@ void check_tensors(const CheckpointReader& reader, const Program& program, const
   }
 }
 
-int64_t load_tensors(const CheckpointReader& reader, const Program& program, Store& store, bool optimizer) {
+namespace {
+
+using ReadBox = std::function<void(const TensorRecord&, const Box&, std::span<std::byte>)>;
+
+int64_t read_tensors(const Program& program, Store& store, bool optimizer, const ReadBox& read) {
   int64_t total = 0;
   for (const StateTensor& s : state_tensors(program, store, optimizer)) {
     std::vector<std::byte> bytes(static_cast<size_t>(s.tensor.bytes()));
-    if (optimizer) {
-      reader.read_box(s.record, s.box, bytes);
-    } else {
-      reader.read_box_as(stored_weight(reader, s.record), s.box, bytes);
-    }
+    read(s.record, s.box, bytes);
     write_tensor(store.device(), s.tensor, bytes.data(), s.tensor.bytes());
     total += s.tensor.bytes();
   }
   if (optimizer) return total;
   for (const ParameterInfo& p : program.parameters) {
     const std::string& name = program.value(p.value).name;
-    const Tensor master = store.find(optimizer_state::master(name));
-    if (master) copy_to_master(store.device(), store.find(name), master);
+    const Part master = part_of(store, program.mesh, optimizer_state::master(name));
+    if (master.tensor) copy_to_master(store.device(), part_of(store, program.mesh, name), master);
   }
   return total;
+}
+
+}  // namespace
+
+int64_t load_tensors(const CheckpointReader& reader, const Program& program, Store& store, bool optimizer) {
+  return read_tensors(program, store, optimizer, [&](const TensorRecord& record, const Box& box, auto out) {
+    if (optimizer) return reader.read_box(record, box, out);
+    reader.read_box_as(stored_weight(reader, record), box, out);
+  });
+}
+
+int64_t load_weights(const ModelSource& source, const Program& program, Store& store) {
+  return read_tensors(program, store, /*optimizer=*/false,
+                      [&](const TensorRecord& record, const Box& box, auto out) { source.read_box(record, box, out); });
 }
 
 }  // namespace megatron

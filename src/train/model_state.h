@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "base/thread_pool.h"
-#include "checkpoint/reader.h"
+#include "checkpoint/model_source.h"
 #include "checkpoint/shard_writer.h"
 #include "program/executor.h"
 
@@ -28,5 +28,7 @@ void check_tensors(const CheckpointReader& reader, const Program& program, const
 /// damaged. Without optimizer state (weights alone), parameters may be stored in another floating type: where that is
 /// narrower they come from the stored master copy, and master copies are made from the parameters.
 int64_t load_tensors(const CheckpointReader& reader, const Program& program, Store& store, bool optimizer);
+/// The same from the weights of another program's model.
+int64_t load_weights(const ModelSource& source, const Program& program, Store& store);
 
 }  // namespace megatron

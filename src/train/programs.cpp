@@ -7,10 +7,12 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "base/strings.h"
+#include "config/batch_schedule.h"
 #include "config/stage_split.h"
 #include "kernels/attention/attention.h"
 #include "nn/language_model.h"
 #include "optim/update_program.h"
+#include "parallel/overlap.h"
 #include "parallel/rank_device.h"
 #include "program/executor.h"
 #include "program/passes.h"
@@ -29,8 +31,8 @@ int64_t arena_bytes(const std::vector<Plan>& plans) {
 }
 
 int64_t TrainPrograms::arena_bytes() const {
-  return std::max(
-      {begin.arena_bytes(), megatron::arena_bytes(train), megatron::arena_bytes(eval), update.arena_bytes()});
+  return std::max({begin.arena_bytes(), megatron::arena_bytes(train), megatron::arena_bytes(eval), update.arena_bytes(),
+                   gather.arena_bytes()});
 }
 
 std::vector<const Plan*> TrainPrograms::plans() const {
@@ -38,6 +40,7 @@ std::vector<const Plan*> TrainPrograms::plans() const {
   for (const Plan& plan : train) all.push_back(&plan);
   for (const Plan& plan : eval) all.push_back(&plan);
   all.push_back(&update);
+  all.push_back(&gather);
   return all;
 }
 
@@ -77,16 +80,29 @@ bool dropped_by_full(const TrainingConfig& training, const Program& program, Val
 
 void apply_recompute(const TrainingConfig& training, const ParallelContext& parallel, Program& program) {
   const bool gathers = parallel.sequence_parallel(), configured = !training.recompute_granularity.empty();
-  if (!gathers && !configured) return;
+  const bool weights = parallel.data().sharding == Sharding::kParameters && data_parallel_size(parallel.mesh()) > 1;
+  if (!gathers && !weights && !configured) return;
   const bool full = training.recompute_granularity == "full";
   recompute(program, [&](const Program& p, ValueId v) {
-    if (gathers && is_gathered(p, v)) return true;
+    if ((gathers && is_gathered(p, v)) || (weights && is_gathered_weight(p, v))) return true;
     if (!configured) return false;
     if (full) return dropped_by_full(training, p, v);
     const Op& producer = p.op(p.value(v).producer);
     return std::any_of(training.recompute_modules.begin(), training.recompute_modules.end(),
                        [&](const std::string& module) { return in_module(producer.scope, module); });
   });
+}
+
+/// A layer, or what stands beside the layers.
+std::string unit_of(const std::string& scope) {
+  const int64_t layer = layer_of(scope);
+  return layer < 0 ? scope : str_cat("decoder.layers.", layer);
+}
+
+void apply_data_parallel(const DataParallel& data, Program& program) {
+  bucket_by_unit(program, data, unit_of);
+  overlap_gradient_sums(program, data);
+  overlap_parameter_gathers(program, data);
 }
 
 /// Recomputation of whole layers or of norms starts from single values.
@@ -133,11 +149,6 @@ std::vector<ParamGroup> groups_of(const Config& config, const Program& train) {
 
 }  // namespace
 
-int64_t data_parallel_size(const Mesh& mesh) {
-  const int axis = mesh.find("dp");
-  return axis < 0 ? 1 : mesh.axes[static_cast<size_t>(axis)].size;
-}
-
 Program make_loss_program(const Config& config, const ModelSpec& spec, const ParallelContext& whole, bool training,
                           int chunk) {
   const ParallelContext parallel = whole.within_stage();
@@ -157,7 +168,10 @@ Program make_loss_program(const Config& config, const ModelSpec& spec, const Par
   if (training) {
     differentiate(program);
     apply_recompute(config.training, parallel, program);
+    apply_data_parallel(parallel.data(), program);
     if (config.parallel.pipeline_schedule == "zero-bubble") move_weight_gradients(program);
+  } else {
+    bucket_by_unit(program, parallel.data(), unit_of);
   }
   remove_dead_ops(program);
   split_products(program);
@@ -171,7 +185,8 @@ TrainPrograms make_train_programs(const Config& config, int64_t vocab_size, cons
   programs.mesh = parallel.mesh();
   programs.schedule = parse_schedule(config.parallel.pipeline_schedule);
   const int64_t together = config.training.micro_batch_size * data_parallel_size(parallel.mesh());
-  programs.micro_batches = narrow<int>(std::max<int64_t>(1, config.training.global_batch_size / together));
+  const auto micro_batches = [&](int64_t samples) { return narrow<int>(std::max<int64_t>(1, samples / together)); };
+  programs.micro_batches = micro_batches(config.training.global_batch_size);
   const int stages = parallel.stages();
   programs.eval_micro_batches = stages;
   const auto parts = std::ssize(split_stages(config.parallel, config.model.num_layers));
@@ -185,18 +200,22 @@ TrainPrograms make_train_programs(const Config& config, int64_t vocab_size, cons
   PackOptions options;
   options.device = device_kind(config.run);
   programs.begin = pack(make_begin_program(programs.held, {kLossSum}), options);
-  programs.update =
-      pack(make_update_program(programs.held, config.optimizer, programs.groups, {kLossSum}, stages > 1 ? "pp" : ""),
-           options);
+  programs.update = pack(make_update_program(programs.held, config.optimizer, programs.groups, {kLossSum},
+                                             parallel.data(), stages > 1 ? "pp" : ""),
+                         options);
+  programs.gather = pack(make_gather_program(programs.held, parallel.data()), options);
   const auto stage = static_cast<size_t>(parallel.stage());
-  const PipelineSchedule step = schedule_of(programs, programs.micro_batches, true);
   const PipelineSchedule evaluation = schedule_of(programs, programs.eval_micro_batches, false);
   options.own_slots = stages > 1;
   for (size_t c = 0; c < train.size(); ++c) {
     options.slot_sets = evaluation.slot_sets[stage][c];
     programs.eval.push_back(
         pack(make_loss_program(config, programs.spec, parallel, false, static_cast<int>(c)), options));
-    options.slot_sets = step.slot_sets[stage][c];
+    options.slot_sets = 1;
+    for (const BatchSizeStep& size : batch_schedule(config)) {
+      const PipelineSchedule step = schedule_of(programs, micro_batches(size.batch_size), true);
+      options.slot_sets = std::max(options.slot_sets, step.slot_sets[stage][c]);
+    }
     programs.train[c] = pack(std::move(train[c]), options);
   }
   return programs;
@@ -226,7 +245,8 @@ MemoryReport memory_report(const TrainPrograms& programs) {
   for (const Plan* plan : programs.plans()) {
     for (const auto& [name, id] : plan->program.by_name) {
       const Lifetime lifetime = plan->program.value(id).lifetime;
-      if (lifetime == Lifetime::kInput || lifetime == Lifetime::kReceived || !seen.insert(name).second) continue;
+      const bool comes = lifetime == Lifetime::kInput || lifetime == Lifetime::kReceived;
+      if (comes || plan->program.is_alias(id) || !seen.insert(name).second) continue;
       const int64_t bytes = persistent_bytes(plan->program, id);
       if (lifetime == Lifetime::kParameter) {
         report.parameters += bytes;
@@ -251,6 +271,18 @@ MemoryReport memory_report(const TrainPrograms& programs) {
 }
 
 namespace {
+
+/// What data-parallel ranks divide among them.
+std::string divided_text(const ParallelConfig& parallel, const Mesh& mesh) {
+  const int dp = mesh.find("dp");
+  const std::string& strategy = parallel.data_parallel_sharding_strategy;
+  if (dp < 0 || strategy == "no_shard") return "";
+  return str_cat(", optimizer state",
+                 strategy == "optim"         ? ""
+                 : strategy == "optim_grads" ? " and gradients"
+                                             : ", gradients and weights",
+                 " divided by ", mesh.axes[static_cast<size_t>(dp)].size);
+}
 
 std::string memory_line(const std::string& what, int64_t bytes, const std::string& note = "") {
   std::string line = "  " + what;
@@ -291,6 +323,19 @@ std::string describe_pipeline(const Config& config, const TrainPrograms& program
                  static_cast<int>(report.bubble * 1000 + 0.5) / 10.0, " % of the work of even stages\n");
 }
 
+/// Which kernels do the attention, each said once.
+std::string attention_text(const TrainPrograms& programs) {
+  std::string text;
+  std::set<std::string> said;
+  for (const Plan& plan : programs.train) {
+    if (plan.options.device != DeviceKind::kCuda) continue;
+    for (const std::string& line : attention_decisions(plan.program)) {
+      if (said.insert(line).second) text += "  " + line + "\n";
+    }
+  }
+  return text;
+}
+
 }  // namespace
 
 std::string describe_plan(const Config& config, const TrainPrograms& programs,
@@ -310,11 +355,19 @@ std::string describe_plan(const Config& config, const TrainPrograms& programs,
   text += str_cat("step         ", training.global_batch_size, " x ", spec.seq_length, " = ", tokens, " tokens in ",
                   div_exact(training.global_batch_size, together), " micro-batches of ", training.micro_batch_size,
                   together > training.micro_batch_size ? " on each data-parallel rank" : "", "\n");
+  if (!training.step_batch_size_schedule.empty()) {
+    std::vector<std::string> sizes;
+    for (const BatchSizeStep& step : batch_schedule(config)) {
+      sizes.push_back(str_cat(step.batch_size, " from sample ", step.first_sample));
+    }
+    text += str_cat("batch sizes  ", join(sizes, ", "), "\n");
+  }
   if (mesh.rank() > 0) {
     std::vector<std::string> axes;
     for (const MeshAxis& axis : mesh.axes) axes.push_back(str_cat(axis.name, " ", axis.size));
     text += str_cat("ranks        ", mesh.world_size(), ": ", join(axes, ", "),
-                    config.parallel.sequence_parallel ? ", sequence parallel" : "", "; memory is that of one rank\n");
+                    config.parallel.sequence_parallel ? ", sequence parallel" : "", divided_text(config.parallel, mesh),
+                    "; memory is that of one rank\n");
   }
   text += describe_pipeline(config, programs);
   text += str_cat("precision    ", name_of(spec.dtype), " parameters and activations, ",
@@ -331,15 +384,14 @@ std::string describe_plan(const Config& config, const TrainPrograms& programs,
       memory_line("arena", memory.arena,
                   "of which " + format_bytes(static_cast<double>(memory.activations_saved)) + " kept for the backward");
   text += memory_line("total", memory.allocated(), str_cat(memory.allocated(), " bytes"));
+  if (config.checkpoint.async_save) {
+    const int64_t optimizer = config.checkpoint.save_optim ? memory.master + memory.optimizer : 0;
+    text += memory_line("host memory", memory.parameters + optimizer,
+                        "at most, for saves in the background (checkpoint.async_save)");
+  }
   if (!decisions.empty()) text += "decisions\n";
   for (const std::string& decision : decisions) text += "  " + decision + "\n";
-  std::set<std::string> said;
-  for (const Plan& plan : programs.train) {
-    if (plan.options.device != DeviceKind::kCuda) continue;
-    for (const std::string& line : attention_decisions(plan.program)) {
-      if (said.insert(line).second) text += "  " + line + "\n";
-    }
-  }
+  text += attention_text(programs);
   return text;
 }
 

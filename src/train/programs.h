@@ -31,6 +31,7 @@ struct TrainPrograms {
   std::vector<Plan> train;  ///< per chunk: F, B (and W) of one micro-batch
   std::vector<Plan> eval;   ///< per chunk: F of one micro-batch, without dropout
   Plan update;              ///< norm, clipping, optimizer
+  Plan gather;  ///< whole parameters from the blocks that ranks updated, where the first forward would do it
 
   /// All plans, for what looks at memory and operations.
   std::vector<const Plan*> plans() const;
@@ -45,9 +46,6 @@ int64_t kept_offset(const std::vector<Plan>& plans, size_t i);
 
 /// The order of `micro_batches` on the pipeline of `programs`, all stages.
 PipelineSchedule schedule_of(const TrainPrograms& programs, int micro_batches, bool backward);
-
-/// Ranks of a mesh that train on different samples.
-int64_t data_parallel_size(const Mesh& mesh);
 
 /// Traces, differentiates, applies recomputation and packs. `vocab_size`: true number of ids. A micro-batch of the
 /// programs is that of all data-parallel ranks together.

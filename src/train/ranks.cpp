@@ -1,9 +1,14 @@
 #include "train/ranks.h"
 
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
 #include <cstring>
+#include <thread>
 
 #include "base/check.h"
-#include "config/layer_config.h"
+#include "base/error.h"
 #include "parallel/mesh.h"
 #include "parallel/rank_device.h"
 #include "train/programs.h"
@@ -11,38 +16,89 @@
 namespace megatron {
 namespace {
 
-/// Host backends give up by themselves; a wait on a GPU ends only with the process.
-constexpr double kStandstillSeconds = 1200;
-
-ParallelContext parallel_context(const Config& config, World& world) {
-  const Mesh mesh = make_mesh(config.parallel, world.size(), world.rank());
-  return ParallelContext(mesh, config.parallel.sequence_parallel).in_pieces(tp_overlap_pieces(config));
-}
+constexpr double kFirstStepFactor = 3;  ///< the first step loads, measures algorithms and meets the other ranks
+/// Waits on the host give up by themselves this much later than the monitor, which knows who is to blame.
+constexpr double kMargin = 10;
 
 }  // namespace
 
 RankContext::RankContext(const Config& config)
-    : alone_(make_single_world()), world_(alone_.get()), device_(make_device(config.run)) {}
+    : own_(make_single_world()),
+      world_(own_.get()),
+      timeout_seconds_(config.parallel.distributed_timeout_minutes * 60),
+      device_(make_device(config.run)) {}
 
 RankContext::RankContext(const Config& config, World& world, Traffic traffic)
     : world_(&world),
-      parallel_(parallel_context(config, world)),
+      timeout_seconds_(config.parallel.distributed_timeout_minutes * 60),
+      parallel_(make_parallel_context(config, world.size(), world.rank())),
       device_(world.size() == 1 ? make_device(config.run) : make_device(config.run, world)) {
   if (world.size() == 1) return;
   recorder_ = std::make_shared<FlightRecorder>();
-  comms_ = make_mesh_comms(world, parallel_.mesh(), *device_, recorder_, traffic);
-  if (device_->kind() == DeviceKind::kCuda) {
-    watchdog_ = std::make_unique<Watchdog>(recorder_, world.label(), kStandstillSeconds, print_and_exit(recorder_));
+  own_ = make_recorded_world(world, recorder_);
+  world_ = own_.get();
+  if (!world.is_one_process()) {
+    monitor_ = std::make_unique<Monitor>(*world_, recorder_, kFirstStepFactor * timeout_seconds_,
+                                         [this](const Verdict& verdict) { end(verdict); });
   }
+  set_timeout(kFirstStepFactor * timeout_seconds_);
+  comms_ = make_mesh_comms(*world_, parallel_.mesh(), *device_, recorder_, traffic);
+}
+
+void RankContext::set_timeout(double seconds) {
+  world_->set_timeout(monitor_ ? seconds + kMargin : seconds);
+  if (monitor_) monitor_->set_seconds(seconds);
+}
+
+void RankContext::first_step_is_done() {
+  set_timeout(timeout_seconds_);
+}
+
+void RankContext::before_end(std::function<void(const Verdict&)> report) {
+  const std::lock_guard lock(report_mutex_);
+  report_ = std::move(report);
+}
+
+void RankContext::fail(const std::string& reason) {
+  if (monitor_) monitor_->fail(reason);
+}
+
+/// On the monitor's thread. One rank speaks: the first that is not to blame.
+void RankContext::end(const Verdict& verdict) {
+  if (verdict.failed)
+    std::this_thread::sleep_for(std::chrono::seconds(1));  // most ranks hear of it and end by themselves
+  if (rank() == (verdict.rank == 0 ? 1 : 0)) {
+    std::fprintf(stderr, "error: %s\n", verdict.text.c_str());
+    std::fflush(stderr);
+  }
+  const std::lock_guard lock(report_mutex_);
+  if (report_) report_(verdict);
+  _exit(static_cast<int>(ExitCode::kDevice));  // the main thread may hang, so nothing can be unwound
 }
 
 int64_t RankContext::data_rank() const {
-  const int axis = parallel_.mesh().find("dp");
-  return axis < 0 ? 0 : parallel_.mesh().axes[static_cast<size_t>(axis)].coordinate;
+  return data_parallel_rank(parallel_.mesh());
 }
 
 int64_t RankContext::data_size() const {
   return data_parallel_size(parallel_.mesh());
+}
+
+BatchOptions RankContext::share_sequences(BatchOptions options) const {
+  options.context_rank = parallel_.context_rank();
+  options.context_ranks = parallel_.context_size();
+  return options;
+}
+
+std::vector<double> RankContext::sum_over_data(const std::vector<double>& values) {
+  return sum_over({"dp", kOuterData}, values);
+}
+
+std::vector<double> RankContext::sum_over_tokens(const std::vector<double>& values) {
+  std::vector<std::string> axes = {"dp", kOuterData};
+  axes.insert(axes.end(), std::begin(kContextAxes), std::end(kContextAxes));
+  axes.push_back("pp");
+  return sum_over(axes, values);
 }
 
 std::vector<double> RankContext::sum_over(const std::vector<std::string>& axes, const std::vector<double>& values) {

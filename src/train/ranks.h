@@ -2,15 +2,19 @@
 // outside of programs.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
 #include "comm/flight_recorder.h"
 #include "comm/mesh_comms.h"
+#include "comm/monitor.h"
 #include "comm/world.h"
 #include "config/config.h"
+#include "data/batch.h"
 #include "device/device.h"
 #include "parallel/parallel_context.h"
 
@@ -25,6 +29,7 @@ class RankContext {
   /// DeviceError as make_mesh() and make_device() say. Without traffic the numbers of a run mean nothing; its times do.
   RankContext(const Config& config, World& world, Traffic traffic = Traffic::kReal);
 
+  /// Its gathers are recorded.
   World& world() { return *world_; }
   int rank() const { return world_->rank(); }
   int size() const { return world_->size(); }
@@ -43,24 +48,39 @@ class RankContext {
   int64_t data_size() const;
 
   /// Sums over the data-parallel ranks, element by element and in rank order. Collective.
-  std::vector<double> sum_over_data(const std::vector<double>& values) { return sum_over({"dp"}, values); }
-  /// The same over data-parallel ranks and pipeline stages. Collective.
-  std::vector<double> sum_over_stages(const std::vector<double>& values) { return sum_over({"dp", "pp"}, values); }
+  std::vector<double> sum_over_data(const std::vector<double>& values);
+  /// The same over all ranks that hold different tokens: those that share a sequence too, and the
+  /// stages of a pipeline.
+  std::vector<double> sum_over_tokens(const std::vector<double>& values);
+  /// `options` for batches that hold this rank's part of each sequence.
+  BatchOptions share_sequences(BatchOptions options) const;
   /// What rank 0 gives. Collective.
   std::string from_first(const std::string& text);
   /// Notes what this rank does, for the report of a rank that does not move any more.
   void at(const std::string& phase);
+  std::string phase() const { return recorder_ ? recorder_->phase() : ""; }
+  /// Until now a rank might stand three times as long as parallel.distributed_timeout_minutes.
+  void first_step_is_done();
+  /// What the monitor's thread does before it ends this process because of another rank.
+  void before_end(std::function<void(const Verdict&)> report);
+  /// The others end too: this rank ends with an error of its own.
+  void fail(const std::string& reason);
 
  private:
   std::vector<double> sum_over(const std::vector<std::string>& axes, const std::vector<double>& values);
+  void set_timeout(double seconds);
+  void end(const Verdict& verdict);
 
-  std::unique_ptr<World> alone_;
+  std::unique_ptr<World> own_;  ///< around the world of the launcher, or a single one
   World* world_;
+  const double timeout_seconds_;
   ParallelContext parallel_;
   std::unique_ptr<Device> device_;
   std::shared_ptr<FlightRecorder> recorder_;
+  std::mutex report_mutex_;
+  std::function<void(const Verdict&)> report_;
+  std::unique_ptr<Monitor> monitor_;  ///< outlives the communicators, whose end may hang
   MeshComms comms_;
-  std::unique_ptr<Watchdog> watchdog_;
 };
 
 }  // namespace megatron

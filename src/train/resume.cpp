@@ -8,7 +8,8 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/strings.h"
-#include "checkpoint/reader.h"
+#include "checkpoint/huggingface_config.h"
+#include "checkpoint/model_source.h"
 #include "config/load.h"
 #include "train/model_state.h"
 
@@ -17,13 +18,20 @@ namespace {
 
 /// A checkpoint that is to be loaded; `own`: from checkpoint.save, so that this run goes on. Returns its damage, or "".
 using LoadCheckpoint = std::function<std::string(const CheckpointReader&, bool own)>;
+/// Weights of another program that are to be loaded: a Hugging Face folder or a GGUF file. Throws where they are
+/// damaged, because there is nothing older to go back to.
+using LoadOuter = std::function<void(const std::string& path)>;
+struct Loaders {
+  LoadCheckpoint checkpoint;
+  LoadOuter outer;
+};
 
 /// Looks through the folders of the configuration and loads the first checkpoint that is whole; false when there is
 /// none. Loading verifies what it reads, so that beforehand a sample is enough.
-bool load_first(const CheckpointConfig& config, bool finetune, const LoadCheckpoint& load) {
+bool load_first(const CheckpointConfig& config, bool finetune, const Loaders& load) {
   const auto from = [&](const std::string& root, bool own) {
     return CheckpointReader::open_latest(root, Verify::kSample, nullptr,
-                                         [&](const CheckpointReader& reader) { return load(reader, own); })
+                                         [&](const CheckpointReader& reader) { return load.checkpoint(reader, own); })
         .has_value();
   };
   const bool own_first = config.save != config.load;  // ckpt_step is a step of `load`
@@ -33,6 +41,10 @@ bool load_first(const CheckpointConfig& config, bool finetune, const LoadCheckpo
       throw UsageError("checkpoint.load: finetuning starts from the weights of a checkpoint; name its folder");
     return false;
   }
+  if (is_outer_model(config.load)) {
+    load.outer(config.load);
+    return true;
+  }
   const bool own = config.load == config.save;
   if (own && finetune) {
     throw UsageError(
@@ -41,7 +53,7 @@ bool load_first(const CheckpointConfig& config, bool finetune, const LoadCheckpo
   }
   if (config.ckpt_step) {
     const auto reader = CheckpointReader::open(config.load, *config.ckpt_step, Verify::kSample);
-    const std::string damage = load(reader, own);
+    const std::string damage = load.checkpoint(reader, own);
     if (!damage.empty()) throw DataError(damage);
     return true;
   }
@@ -57,7 +69,7 @@ bool load_first(const CheckpointConfig& config, bool finetune, const LoadCheckpo
 
 /// Has all ranks load what rank 0 chooses, until a checkpoint is whole for each of them. `load` returns damage that
 /// this rank found. Collective.
-bool load_on_all_ranks(const Config& config, bool finetune, RankContext& ranks, const LoadCheckpoint& load) {
+bool load_on_all_ranks(const Config& config, bool finetune, RankContext& ranks, const Loaders& load) {
   if (ranks.size() == 1) return load_first(config.checkpoint, finetune, load);
   const auto together = [&](const std::string& mine) {
     std::vector<std::string> damages;
@@ -67,10 +79,16 @@ bool load_on_all_ranks(const Config& config, bool finetune, RankContext& ranks, 
     return join(damages, "\n  ");
   };
   if (ranks.is_first()) {
-    const bool loaded = load_first(config.checkpoint, finetune, [&](const CheckpointReader& reader, bool own) {
+    Loaders tell;
+    tell.checkpoint = [&](const CheckpointReader& reader, bool own) {
       ranks.from_first((own ? "own " : "other ") + reader.folder());
-      return together(load(reader, own));
-    });
+      return together(load.checkpoint(reader, own));
+    };
+    tell.outer = [&](const std::string& path) {
+      ranks.from_first("outer " + path);
+      load.outer(path);
+    };
+    const bool loaded = load_first(config.checkpoint, finetune, tell);
     if (!loaded) ranks.from_first("");
     return loaded;
   }
@@ -78,6 +96,10 @@ bool load_on_all_ranks(const Config& config, bool finetune, RankContext& ranks, 
     const std::string choice = ranks.from_first("");
     if (choice.empty()) return false;
     const size_t space = choice.find(' ');
+    if (choice.substr(0, space) == "outer") {
+      load.outer(choice.substr(space + 1));
+      return true;
+    }
     std::optional<CheckpointReader> reader;
     std::string damage;
     try {
@@ -85,7 +107,7 @@ bool load_on_all_ranks(const Config& config, bool finetune, RankContext& ranks, 
     } catch (const DataError& error) {
       damage = error.what();
     }
-    if (reader) damage = load(*reader, choice.substr(0, space) == "own");
+    if (reader) damage = load.checkpoint(*reader, choice.substr(0, space) == "own");
     damage = together(damage);
     if (damage.empty()) return true;
     if (config.checkpoint.ckpt_step && choice.substr(0, space) != "own") throw DataError(damage);
@@ -125,6 +147,13 @@ void check_tokenizer(const CheckpointReader& reader, const std::string& fingerpr
       ", the configured one has ", fingerprint, "); set data.tokenizer_model to the one it was trained with"));
 }
 
+/// Other settings than those that the weights were made for are possible, but seldom meant.
+void warn_of_differences(const ModelConfig& stored, const std::string& path, const Config& config) {
+  const std::vector<std::string> lines = model_differences(stored, config.model);
+  if (lines.empty()) return;
+  log_warn(str_cat("the model of ", path, " and section model of this run differ:\n  ", join(lines, "\n  ")));
+}
+
 /// The host's state from a checkpoint whose tensors are loaded.
 Resumed resumed_from(const CheckpointReader& reader, const Config& saved, const Config& config,
                      const Schedule& configured, bool optimizer) {
@@ -146,35 +175,51 @@ std::optional<Resumed> resume(const ResumeOptions& options, const Program& progr
                               const Schedule& configured) {
   const Config& config = options.config;
   Resumed resumed;
-  const bool loaded = load_on_all_ranks(
-      config, options.finetune, options.ranks, [&](const CheckpointReader& found, bool own) -> std::string {
-        CheckpointReader reader = found;
-        reader.set_pool(options.pool);
-        resumed = {};
-        resumed.weights_only = options.finetune && !own;
-        resumed.schedule = configured;
-        const bool optimizer = !resumed.weights_only && config.checkpoint.load_optim;
-        check_tokenizer(reader, options.tokenizer_fingerprint);
-        const Config saved = saved_config(reader);
-        if (!resumed.weights_only) check_changes(saved, config, reader.folder());
-        check_tensors(reader, program, store, optimizer);  // that it does not fit is no damage: nothing older is taken
-        const auto start = std::chrono::steady_clock::now();
-        int64_t bytes = 0;
-        try {
-          bytes = load_tensors(reader, program, store, optimizer);
-        } catch (const DataError& error) {
-          return error.what();
-        }
-        const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
-        log_info(str_cat("read and verified ", format_bytes(static_cast<double>(bytes)), " in ",
-                         format_duration(took.count()), " (this rank)"));
-        if (!resumed.weights_only) {
-          resumed = resumed_from(reader, saved, config, configured, optimizer);
-        } else {
-          log_info(str_cat("loaded the weights of ", reader.folder(), "; iteration, optimizer and data start anew"));
-        }
-        return "";
-      });
+  const auto start_anew = [&](const std::string& path) {
+    resumed.weights_only = true;
+    resumed.schedule = configured;
+    log_info(str_cat("loaded the weights of ", path, "; iteration, optimizer and data start anew"));
+  };
+  Loaders load;
+  load.checkpoint = [&](const CheckpointReader& found, bool own) -> std::string {
+    CheckpointReader reader = found;
+    reader.set_pool(options.pool);
+    // A converted checkpoint comes without progress.
+    const bool weights_only = !reader.has_state("iteration") || (options.finetune && !own);
+    const bool optimizer = !weights_only && config.checkpoint.load_optim;
+    check_tokenizer(reader, options.tokenizer_fingerprint);
+    const Config saved = saved_config(reader);
+    if (weights_only) {
+      warn_of_differences(saved.model, reader.folder(), config);
+    } else {
+      check_changes(saved, config, reader.folder());
+    }
+    check_tensors(reader, program, store, optimizer);  // that it does not fit is no damage: nothing older is taken
+    const auto start = std::chrono::steady_clock::now();
+    int64_t bytes = 0;
+    try {
+      bytes = load_tensors(reader, program, store, optimizer);
+    } catch (const DataError& error) {
+      return error.what();
+    }
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+    log_info(str_cat("read and verified ", format_bytes(static_cast<double>(bytes)), " in ",
+                     format_duration(took.count()), " (this rank)"));
+    resumed = {};
+    if (weights_only) {
+      start_anew(reader.folder());
+    } else {
+      resumed = resumed_from(reader, saved, config, configured, optimizer);
+    }
+    return "";
+  };
+  load.outer = [&](const std::string& path) {
+    const ModelSource source = ModelSource::open(path, {}, "checkpoint.load");
+    warn_of_differences(source.config().model, path, config);
+    load_weights(source, program, store);
+    start_anew(path);
+  };
+  const bool loaded = load_on_all_ranks(config, options.finetune, options.ranks, load);
   if (!loaded) return std::nullopt;
   return resumed;
 }

@@ -11,7 +11,13 @@ namespace megatron {
 
 StepPipeline::StepPipeline(const Config& config, TrainEngine& engine, const Schedule& schedule,
                            const LossScaler& scaler, const Progress& start)
-    : config_(config), engine_(engine), schedule_(schedule), scaler_(scaler), progress_(start), ahead_(start) {
+    : config_(config),
+      engine_(engine),
+      schedule_(schedule),
+      scaler_(scaler),
+      batch_schedule_(batch_schedule(config)),
+      progress_(start),
+      ahead_(start) {
   depth_ = engine.device().asynchronous() && !config.training.check_for_nan_in_loss_and_grad ? 1 : 0;
 }
 
@@ -22,6 +28,7 @@ void StepPipeline::submit(std::vector<Batch> batches, double data_wait) {
         Clock::now() - std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(data_wait));
   Step step;
   step.data_wait = data_wait;
+  step.batch_size = last_batch_size_ = next_batch_size();
   step.weights = std::max(total_weight(batches), 1.0);
   step.batches = std::move(batches);
   const auto& skip = config_.training.iterations_to_skip;
@@ -33,7 +40,7 @@ void StepPipeline::submit(std::vector<Batch> batches, double data_wait) {
 void StepPipeline::enqueue(Step& step) {
   StepMetrics& m = step.metrics;
   m.iteration = ahead_.iteration + 1;
-  m.batch_size = config_.training.global_batch_size;
+  m.batch_size = step.batch_size;
   m.loss_scale = step.loss_scale = ahead_.scaler.scale;
   m.weight_decay = weight_decay(schedule_, ahead_.schedule.num_steps);
   m.learning_rate = learning_rate(schedule_, ahead_.schedule.num_steps);
@@ -72,7 +79,7 @@ double StepPipeline::total_weight(const std::vector<Batch>& batches) const {
 }
 
 Progress StepPipeline::advance(Progress progress, const Step& step, bool skipped) const {
-  const int64_t samples = config_.training.global_batch_size;
+  const int64_t samples = step.batch_size;
   ++progress.iteration;
   progress.consumed_samples += samples;
   progress.consumed_tokens += samples * config_.model.seq_length;

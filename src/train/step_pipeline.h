@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "config/batch_schedule.h"
 #include "config/config.h"
 #include "data/batch.h"
 #include "optim/loss_scaler.h"
@@ -35,6 +36,11 @@ class StepPipeline {
   /// Of the last step submitted.
   int64_t iteration() const { return ahead_.iteration; }
 
+  /// Samples of the next iteration's global batch.
+  int64_t next_batch_size() const { return batch_size_at(batch_schedule_, ahead_.consumed_samples); }
+  /// Is that another size than the last one's?
+  bool batch_size_changes() const { return last_batch_size_ > 0 && next_batch_size() != last_batch_size_; }
+
   /// Enqueues the next iteration on its micro-batches (this rank's parts of them), for which the loader was waited for
   /// `data_wait` seconds. No more than depth() steps may be in flight before.
   void submit(std::vector<Batch> batches, double data_wait);
@@ -50,6 +56,7 @@ class StepPipeline {
   using Clock = std::chrono::steady_clock;
   struct Step {
     std::vector<Batch> batches;
+    int64_t batch_size = 0;   ///< samples of the global batch
     double weights = 0;       ///< sum of loss weights of the global batch: the divisor of the loss
     bool computed = true;     ///< false: on the list of iterations to skip
     double loss_scale = 1.0;  ///< that it was enqueued with
@@ -70,6 +77,8 @@ class StepPipeline {
   TrainEngine& engine_;
   const Schedule schedule_;
   const LossScaler scaler_;
+  const BatchSchedule batch_schedule_;
+  int64_t last_batch_size_ = 0;  ///< 0: none yet
   size_t depth_ = 0;
   Progress progress_, ahead_;
   std::deque<Step> steps_;

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <memory>
 
@@ -10,10 +11,10 @@
 #include "base/host.h"
 #include "base/log.h"
 #include "base/strings.h"
-#include "checkpoint/shard_exchange.h"
-#include "checkpoint/store.h"
+#include "config/batch_schedule.h"
 #include "data/dataset.h"
 #include "device/profile_range.h"
+#include "train/checkpoint_saver.h"
 #include "train/data_setup.h"
 #include "train/engine.h"
 #include "train/evaluate.h"
@@ -52,9 +53,17 @@ class Trainer {
   }
 
   ExitCode run() {
-    set_up();
-    load();
-    return loop();
+    ranks_->before_end([this](const Verdict& verdict) { report_end(verdict); });
+    try {
+      set_up();
+      load();
+      return loop();
+    } catch (const PeerFailure&) {
+      throw;
+    } catch (const std::exception& error) {
+      ranks_->fail(error.what());
+      throw;
+    }
   }
 
  private:
@@ -66,20 +75,36 @@ class Trainer {
     return to_json(report);
   }
 
+  /// On the monitor's thread, while the main thread may be anywhere. Of a rank 0 that is to blame, the next one speaks.
+  void report_end(const Verdict& verdict) {
+    ExitStatus report;
+    report.code = ExitCode::kDevice;
+    report.rank = ranks_->rank();
+    report.host = ranks_->world().info().host;
+    report.phase = ranks_->phase();
+    report.reason = verdict.text;
+    report.culprit = verdict.culprit;
+    report.iteration = last_iteration_;
+    write_exit_status(folder_.exit_status_path(), report);
+    if (verdict.rank == 0 && report.rank == 1) write_exit_status(exit_status_path(config_.run.dir, 0), report);
+  }
+
   void set_up() {
     data_ = open_data(config_);
+    data_.batch_options = ranks_->share_sequences(data_.batch_options);
     for (const std::string& note : data_.splits.notes) decisions_.push_back(note);
     schedule_ = resolve_schedule(config_.optimizer, config_.training);
     scaler_ = make_loss_scaler(config_.precision);
     progress_.scaler = initial_state(scaler_);
     total_ = config_.training.train_iters ? *config_.training.train_iters
-                                          : *config_.training.train_samples / config_.training.global_batch_size;
+                                          : steps_within(batch_schedule(config_), *config_.training.train_samples);
     TrainPrograms programs = make_train_programs(config_, data_.vocab_size, ranks_->parallel());
     if (ranks_->is_first()) describe(programs);
     engine_ = std::make_unique<TrainEngine>(config_, std::move(programs), ranks_);
     initialize_parameters(engine_->train_program(), engine_->store(), static_cast<uint64_t>(config_.run.seed),
                           engine_->pool());
-    if (ranks_->is_first()) open_outputs();
+    if (ranks_->is_first()) open_sinks();
+    open_checkpoints();
   }
 
   void describe(const TrainPrograms& programs) {
@@ -90,13 +115,22 @@ class Trainer {
     log_info("plan of this run (also in " + folder_.path("plan.txt") + ")\n" + plan);
   }
 
-  void open_outputs() {
-    open_sinks();
-    StoreOptions store;
-    store.most_recent_k = config_.checkpoint.most_recent_k.value_or(0);
-    store.save_retain_interval = config_.checkpoint.save_retain_interval.value_or(0);
-    store.program = kVersion;
-    checkpoints_ = std::make_unique<CheckpointStore>(config_.checkpoint.save, store);
+  void open_checkpoints() {
+    constexpr int kWriters = 4;  // of one rank: more do not make storage faster
+    SaverOptions options;
+    options.folder = config_.checkpoint.save;
+    options.store.most_recent_k = config_.checkpoint.most_recent_k.value_or(0);
+    options.store.save_retain_interval = config_.checkpoint.save_retain_interval.value_or(0);
+    options.store.program = kVersion;
+    options.store.threads = kWriters;
+    options.background = config_.checkpoint.async_save;
+    if (options_.checkpoint_ops != nullptr) options.ops = options_.checkpoint_ops;
+    checkpoints_ = std::make_unique<CheckpointSaver>(options, *ranks_, engine_->pool());
+    checkpoints_->reserve(state_tensors());
+  }
+
+  std::vector<TensorSource> state_tensors() {
+    return checkpoint_tensors(engine_->train_program(), engine_->store(), config_.checkpoint.save_optim);
   }
 
   void open_sinks() {
@@ -124,8 +158,9 @@ class Trainer {
     schedule_ = resumed->schedule;
     if (resumed->weights_only) return;
     progress_ = resumed->progress;
+    last_iteration_ = progress_.iteration;
     progress_.scaler = restored_state(scaler_, progress_.scaler);
-    saved_iteration_ = progress_.iteration;
+    checkpoints_->set_committed(progress_.iteration);
   }
 
   ExitCode loop() {
@@ -133,32 +168,35 @@ class Trainer {
         data_.splits.train, data_.batch_options,
         data_parallel_share(config_.training.micro_batch_size, ranks_->data_rank(), ranks_->data_size()),
         progress_.consumed_samples,
-        static_cast<int>(std::max<int64_t>(1, config_.data.num_workers)) * static_cast<int>(micro_batches()));
+        static_cast<int>(std::max<int64_t>(1, config_.data.num_workers)) *
+            static_cast<int>(micro_batches(config_.training.global_batch_size)));
     if (progress_.iteration == 0 || config_.training.skip_train) report_evaluation_only(evaluations());
     steps_ = std::make_unique<StepPipeline>(config_, *engine_, schedule_, scaler_, progress_);
     while (!config_.training.skip_train && steps_->iteration() < total_) {
       status_.phase = "train";
       submit();
       const StopRequest request = stop_after(steps_->iteration());
-      const bool boundary = request.stop() || is_boundary(steps_->iteration());
+      const bool resizes = config_.checkpoint.save_interval && steps_->batch_size_changes();
+      const bool boundary = request.stop() || resizes || is_boundary(steps_->iteration());
       settle(boundary ? 0 : steps_->depth());
+      checkpoints_->poll();
       if (!boundary) continue;
-      if (saves_at(progress_.iteration)) save();
+      if (resizes || saves_at(progress_.iteration)) save();
       if (progress_.iteration == total_) break;
       if (!request.stop()) continue;
-      save();
+      save_last();
       status_.reason = request.text();
       log_info(str_cat("stopping after iteration ", progress_.iteration, ": ", request.text(),
                        "; run the same command again to go on"));
       return ExitCode::kResumable;
     }
-    save();
+    save_last();
     return ExitCode::kDone;
   }
 
-  /// Of this rank, per iteration.
-  int64_t micro_batches() const {
-    return div_exact(config_.training.global_batch_size, config_.training.micro_batch_size * ranks_->data_size());
+  /// Of this rank, in an iteration of so many samples.
+  int64_t micro_batches(int64_t batch_size) const {
+    return div_exact(batch_size, config_.training.micro_batch_size * ranks_->data_size());
   }
 
   /// Gives the next iteration to the device.
@@ -166,7 +204,7 @@ class Trainer {
     switch_profiler(steps_->iteration() + 1);
     const double waited = loader_->wait_seconds();
     std::vector<Batch> batches;
-    for (int64_t i = 0; i < micro_batches(); ++i) batches.push_back(loader_->next());
+    for (int64_t i = micro_batches(steps_->next_batch_size()); i > 0; --i) batches.push_back(loader_->next());
     steps_->submit(std::move(batches), loader_->wait_seconds() - waited);
   }
 
@@ -186,16 +224,19 @@ class Trainer {
       StepMetrics metrics = steps_->settle();
       progress_ = steps_->progress();
       if (!first_step_done_) report_first_step();
-      status_.iteration = progress_.iteration;
+      status_.iteration = last_iteration_ = progress_.iteration;
       if (evaluates_at(progress_.iteration)) metrics.evaluations = evaluations();
       if (progress_.iteration == total_) add_final_evaluations(metrics);
       for (const auto& sink : sinks_) sink->write(metrics);
-      if (!steps_->fatal().empty()) throw DataError(steps_->fatal());
+      if (steps_->fatal().empty()) continue;
+      checkpoints_->finish();
+      throw DataError(steps_->fatal());
     }
   }
 
   void report_first_step() {
     first_step_done_ = true;
+    ranks_->first_step_is_done();
     const std::string report = engine_->first_step_report();
     if (!report.empty()) log_info(report);
     log_info(str_cat("the first step was done ", format_duration(seconds_since(start_)), " after the start"));
@@ -263,49 +304,28 @@ class Trainer {
   }
 
   void save() {
-    if (saved_iteration_ == progress_.iteration) return;
+    const int64_t iteration = progress_.iteration;
+    if (checkpoints_->committed() == iteration || checkpoints_->under_way() == iteration) return;
     status_.phase = "save";
+    ranks_->at("save");
     CheckpointContent content;
-    content.iteration = progress_.iteration;
+    content.iteration = iteration;
     content.tokenizer = data_.tokenizer_fingerprint;
     content.state = to_state(progress_);
-    content.tensors = checkpoint_tensors(engine_->train_program(), engine_->store(), config_.checkpoint.save_optim);
+    engine_->complete_parameters();
+    content.tensors = state_tensors();
     content.texts = data_.tokenizer_files;
     content.texts["resolved.yaml"] = to_yaml(config_);
-    saved_iteration_ = progress_.iteration;
-    ranks_->at("save");
-    if (!ranks_->is_first()) {
-      total_over_ranks(content);
-      write_shares("", content.tensors);
-      return ranks_->world().barrier();  // nobody goes on, or ends, before the checkpoint is complete
-    }
-    content.other_bytes = total_over_ranks(content) - total_bytes(content.tensors);
-    WriteShares write;
-    if (ranks_->size() > 1) {
-      write = [&](const std::string& staging) { return write_shares(staging, content.tensors); };
-    }
-    const SaveResult result = checkpoints_->save(content, write);
-    ranks_->world().barrier();
-    log_info(str_cat("saved ", result.folder, " (", format_bytes(static_cast<double>(result.bytes)), " in ",
-                     format_duration(result.seconds), ")"));
+    checkpoints_->save(content);
+    engine_->hold_update(checkpoints_->snapshot_taken());
   }
 
-  int64_t total_over_ranks(const CheckpointContent& content) {
-    int64_t sum = 0;
-    for (const std::string& bytes : ranks_->world().gather(std::to_string(total_bytes(content.tensors)))) {
-      sum += std::stoll(bytes);
-    }
-    return sum;
-  }
-
-  /// Each rank writes its tensors to the folder that rank 0 names.
-  ShardSet write_shares(const std::string& staging, const std::vector<TensorSource>& tensors) {
-    const StoreOptions sizes;
-    const ShardSet own = write_shards(ranks_->from_first(staging), ranks_->rank(), tensors, sizes.shard_bytes,
-                                      sizes.chunk_bytes, FileOps::posix());
-    std::vector<ShardSet> sets;
-    for (const std::string& text : ranks_->world().gather(encode_shards(own))) sets.push_back(decode_shards(text));
-    return join_shards(std::move(sets));
+  /// Before the run ends; what cannot be saved now is an error, even where an earlier try of this iteration failed.
+  void save_last() {
+    checkpoints_->finish();
+    save();
+    checkpoints_->finish();
+    if (checkpoints_->committed() != progress_.iteration) throw DataError(checkpoints_->failure());
   }
 
   const Config& config_;
@@ -321,10 +341,10 @@ class Trainer {
   LossScaler scaler_;
   Progress progress_;
   int64_t total_ = 0;
-  int64_t saved_iteration_ = -1;
+  std::atomic<int64_t> last_iteration_ = 0;  ///< of progress_
   bool first_step_done_ = false;
   std::unique_ptr<TrainEngine> engine_;
-  std::unique_ptr<CheckpointStore> checkpoints_;
+  std::unique_ptr<CheckpointSaver> checkpoints_;  // gone before the engine, whose state it may be writing
   std::unique_ptr<BatchLoader> loader_;
   std::unique_ptr<StepPipeline> steps_;
   std::vector<std::unique_ptr<MetricsSink>> sinks_;
@@ -363,6 +383,7 @@ ExitCode run_training(const LoadedConfig& loaded, const TrainOptions& options, W
     const ExitStatus failed = status_of(error);
     status.code = failed.code;
     status.reason = failed.reason;
+    status.culprit = failed.culprit;
     write_exit_status(folder->exit_status_path(), status);
     throw;
   }

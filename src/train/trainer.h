@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/file_io.h"
 #include "comm/world.h"
 #include "config/load.h"
 
@@ -13,6 +14,7 @@ namespace megatron {
 struct TrainOptions {
   std::vector<std::string> arguments;  ///< the command line, for the run folder
   bool finetune = false;               ///< weights from checkpoint.load, everything else from the start
+  FileOps* checkpoint_ops = nullptr;   ///< through which checkpoints are written; tests make them fail
 };
 
 /// Runs `loaded` to its end or to a stop; kDone or kResumable. Throws Error for everything else. Writes the run folder,

@@ -47,6 +47,7 @@ const std::map<std::string, std::vector<std::string>> kCommands = {
     {"config explain", {"KEY"}},
     {"config schema", {}},
     {"config from-megatron-args", {"--file"}},
+    {"convert", {"--from", "--to", "--format", "--dtype", "--ckpt-step", "--verify"}},
     {"data merge", {"--input", "--output-prefix"}},
     {"data stats", {"PREFIX"}},
     {"data show", {"--document", "--limit", "--decode", "--tokenizer-type"}},

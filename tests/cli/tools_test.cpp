@@ -97,6 +97,8 @@ TEST_CASE("checkpoint shows and compares") {
   CHECK_FALSE(has(newest, "linear_qkv"));
   prints(work.succeed({"checkpoint", "inspect", "--tensors", "out/tiny/checkpoints/iter_0000010"}),
          {"iteration     10", "decoder.layers.0.self_attention.linear_qkv.weight", "optimizer.state.exp_avg."});
+  prints(work.succeed({"checkpoint", "inspect", "--config", "out/tiny"}),
+         {"iteration     30", "model:", "vocab_size:"});
   const std::string a = "out/tiny/checkpoints/iter_0000010", b = "out/tiny/checkpoints/iter_0000020";
   prints(work.succeed({"checkpoint", "inspect", a, "--diff", b}),
          {"--- " + a, "+++ " + b, "consumed_samples", "embedding.word_embeddings.weight"});

@@ -1,7 +1,5 @@
-// What a rank did last, and the watchdog that asks.
+// What a rank did last.
 #include "comm/flight_recorder.h"
-
-#include <atomic>
 
 #include "base/error.h"
 #include "comm/mesh_comms.h"
@@ -16,24 +14,6 @@ namespace {
 
 Tensor one(float& value) {
   return make_tensor(&value, DType::kF32, {});
-}
-
-/// What the watchdog said within half a second of `body`; "" for nothing.
-std::string report_of(const std::shared_ptr<FlightRecorder>& recorder, double seconds,
-                      const std::function<void()>& body) {
-  std::mutex mutex;
-  std::string said;
-  const Watchdog watchdog(recorder, "rank 3 (host)", seconds, [&](const std::string& report) {
-    const std::lock_guard lock(mutex);
-    said = report;
-  });
-  body();
-  const std::lock_guard lock(mutex);
-  return said;
-}
-
-void sleep_ms(int ms) {
-  std::this_thread::sleep_for(std::chrono::milliseconds(ms));
 }
 
 }  // namespace
@@ -73,18 +53,4 @@ TEST_CASE("collectives are recorded with their communicator, number, phase and e
   CHECK(!records[2].done);
   CHECK(contains(recorders[0]->where(), "waits in call 2 of part, rank 0 of 2: barrier, not done"));
   CHECK(contains(recorders[1]->where(), "is in iteration 7 outside of collectives; the last was call 1 of part"));
-}
-
-TEST_CASE("the watchdog speaks when nothing moves, and only then") {
-  const auto recorder = std::make_shared<FlightRecorder>();
-  recorder->set_phase("iteration 9, forward");
-  CHECK(contains(report_of(recorder, 0.05, [] { sleep_ms(400); }),
-                 "rank 3 (host) has not moved for 0.1s: it is in iteration 9, forward, without any collective"));
-  CHECK(report_of(recorder, 0.4, [&] {
-          for (int i = 0; i < 16; ++i) {
-            sleep_ms(50);
-            recorder->set_phase("iteration");
-          }
-        }).empty());
-  CHECK(report_of(recorder, 5, [] { sleep_ms(50); }).empty());
 }

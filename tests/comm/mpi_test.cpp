@@ -63,6 +63,7 @@ TEST_CASE("mpi: a rank that fails ends the others, which name it") {
   CHECK(job.seconds < 10);
   CHECK(job.count("error: the data of rank 1 is bad") == 1);
   CHECK(job.count("failed: the data of rank 1 is bad") == 2);
+  CHECK(job.count("quiet: rank 1 (") == 1);  // rank 0 says what it saw
   CHECK(job.count("was in all_reduce(sum) of 1 fp32 over world (rank ") == 2);
 }
 
@@ -85,17 +86,42 @@ TEST_CASE("mpi: a rank that does not come is waited for so long") {
   CHECK(contains(job.output, "all_reduce(sum) of 1 fp32 over world (rank 0 of 2) did not end within 1 s"));
 }
 
-TEST_CASE("mpi: when nothing moves, every rank says where it stands, and the job ends") {
+TEST_CASE("mpi: when nothing moves, every rank learns who is to blame, and the job ends") {
   if (!can_run()) return;
-  const JobResult job = run_mpirun(3, kRanks + " hang");
-  INFO(job.output);
-  CHECK(job.code == 4);
-  CHECK(job.seconds < 20);
-  for (const int r : {0, 2}) {
-    CHECK(job.count(str_cat("dp, rank ", r, " of 3: all_reduce(max) of 1 fp32, not done")) == 2);  // report, records
+  for (const std::string how : {"hang", "stops"}) {
+    const JobResult job = run_mpirun(3, kRanks + " " + how);
+    INFO(job.output);
+    CHECK(job.code == 4);
+    CHECK(job.seconds < 10);
+    const bool stopped = how == "stops";
+    CHECK(job.count("culprit rank 1 (") >= 2);  // mpirun wakes the stopped one, which may also say it
+    CHECK(job.count(stopped ? "has given no sign of life for" : "has not moved for") >= 2);
+    CHECK(job.count("it is in iteration 2 outside of collectives; the last was call 1 of dp, rank 1 of 3") >= 2);
+    for (const int r : {0, 2}) {
+      const std::string where =
+          str_cat("waits in call 2 of dp, rank ", r, " of 3: all_reduce(max) of 1 fp32, not done");
+      CHECK(job.count(where) >= 2);
+    }
   }
-  CHECK(job.count("has not moved for 1.0s: it waits in call 2 of dp") == 2);
-  CHECK(contains(job.output, "it is in iteration 2 outside of collectives; the last was call 1 of dp, rank 1 of 3"));
+}
+
+TEST_CASE("mpi: a rank that dies ends the others at once, which name it") {
+  if (!can_run()) return;
+  const JobResult job = run_mpirun(3, kRanks + " dies");
+  INFO(job.output);
+  CHECK(job.code != 0);
+  CHECK(job.seconds < 10);
+  CHECK(job.count("culprit rank 1 (") == 2);
+  CHECK(job.count("died: its process is gone; when last heard of it ") == 2);
+}
+
+TEST_CASE("mpi: what ends all ranks alike is said by the first") {
+  if (!can_run()) return;
+  const JobResult job = run_mpirun(3, kRanks + " alike");
+  INFO(job.output);
+  CHECK(job.code == 2);
+  CHECK(job.count("error: nobody can use this") == 1);
+  CHECK(job.count("quiet: nobody can use this") == 2);
 }
 
 TEST_CASE("mpi: ranks started with different configurations refuse to start") {
@@ -104,6 +130,7 @@ TEST_CASE("mpi: ranks started with different configurations refuse to start") {
   INFO(job.output);
   CHECK(job.code == 2);
   CHECK(job.count("has configuration c2, rank 0 (") == 2);
+  CHECK(job.count("error: ") == 1);
 }
 
 TEST_CASE("mpi: the program runs alone without mpirun") {

@@ -45,7 +45,7 @@ const std::vector<Bad>& bad_texts() {
       {"rum: {seed: 3}", "x:6:1: rum: unknown section (did you mean run?)"},
       {"seed: 3", "x:6:1: seed: a key stands in a section; put it below `run:`"},
       {"run: {optimizer: adam}", "it belongs to section `optimizer`"},
-      {"parallel: {use_distributed_optimizer: true}", "parallel.use_distributed_optimizer: not supported yet"},
+      {"parallel: {ddp_average_in_collective: true}", "parallel.ddp_average_in_collective: not supported yet"},
       {"run: {seed: 1, seed: 2}", "x:6:16: duplicate key 'seed' (first in line 6)"},
       {"model: {num_layers: 2}", "x:6:1: duplicate key 'model' (first in line 2)"},
       {"run: {<<: {seed: 1}}", "merge keys (<<) are not part of YAML 1.2"},

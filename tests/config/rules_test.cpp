@@ -1,11 +1,13 @@
 // Every rule of the table is triggered by at least one case here; a rule without a case fails the last test.
 #include "config/rules.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <set>
 
 #include "base/strings.h"
+#include "config/layer_config.h"
 #include "config/reader.h"
 #include "example.h"
 #include "tests/catch.h"
@@ -88,7 +90,35 @@ std::vector<Case> run_cases() {
        {"parallel.expert_model_parallel_size=2"},
        "expert tensor * expert * pipeline parallel size is 2, which does not divide the world size 3",
        3},
-      {"context-parallel", {"parallel.context_parallel_size=2"}, "not supported yet", 2},
+      {"pipeline-overlap",
+       {"parallel.pipeline_model_parallel_size=2", "parallel.overlap_grad_reduce=true"},
+       "not supported yet with pipeline_model_parallel_size",
+       2},
+      {"context-chunks",
+       {"parallel.context_parallel_size=3", "parallel.cp_comm_type=[all_gather]", "model.seq_length=16"},
+       "not divisible by 2 * context_parallel_size = 6",
+       3},
+      {"context-hierarchy",
+       {"parallel.context_parallel_size=2", "parallel.cp_comm_type=[a2a+p2p]"},
+       "needs hierarchical_context_parallel_sizes",
+       2},
+      {"context-hierarchy",
+       {"parallel.context_parallel_size=2", "parallel.cp_comm_type=[a2a+p2p]",
+        "parallel.hierarchical_context_parallel_sizes=[2, 2]"},
+       "whose product is context_parallel_size 2",
+       2},
+      {"context-hierarchy", {"parallel.hierarchical_context_parallel_sizes=[1, 1]"}, "needs cp_comm_type: [a2a+p2p]"},
+      {"context-heads",
+       {"parallel.context_parallel_size=8", "parallel.cp_comm_type=[a2a]", "model.seq_length=32",
+        "training.global_batch_size=8"},
+       "each of 8 tensor and context ranks as many heads, but there are 4",
+       8},
+      {"context-heads",
+       {"parallel.context_parallel_size=2", "parallel.tensor_model_parallel_size=2", "parallel.cp_comm_type=[a2a]",
+        "model.num_attention_heads=12", "model.hidden_size=48", "model.num_query_groups=3"},
+       "needs num_query_groups 3 to divide tensor_model_parallel_size 2",
+       4},
+      {"context-kind", {"parallel.cp_comm_type=[p2p, a2a]"}, "takes one kind"},
       {"expert-parallel", {"parallel.expert_model_parallel_size=2"}, "not supported yet"},
       {"expert-tensor-parallel", {"parallel.expert_tensor_parallel_size=2"}, "not supported yet"},
       {"sequence-parallel", {"parallel.sequence_parallel=true"}, "needs tensor_model_parallel_size above 1"},
@@ -97,8 +127,25 @@ std::vector<Case> run_cases() {
        {"parallel.tp_comm_overlap=true", "parallel.context_parallel_size=2"},
        "leave one of them out",
        2},
-      {"sharding", {"parallel.data_parallel_sharding_strategy=optim"}, "not supported yet"},
+      {"sharding-agrees",
+       {"parallel.use_distributed_optimizer=true", "parallel.data_parallel_sharding_strategy=no_shard"},
+       "leave one of them out"},
+      {"gather-needs-sharding", {"parallel.overlap_param_gather=true"}, "nothing is gathered"},
+      {"instances-fit", {"parallel.num_distributed_optimizer_instances=2"}, "nothing is divided", 2},
+      {"instances-fit",
+       {"parallel.num_distributed_optimizer_instances=2", "parallel.use_distributed_optimizer=true"},
+       "does not divide the data-parallel size 3",
+       3},
+      {"reduce-in-bf16", {"precision.grad_reduce_in_bf16=true"}, "is for params_dtype: bf16"},
       {"batch-divides", {"training.global_batch_size=7"}, "global_batch_size 7 is not divisible"},
+      {"batch-schedule", {"training.step_batch_size_schedule=0:8 12:x"}, "'12:x' is not TOKENS:SAMPLES"},
+      {"batch-schedule", {"training.step_batch_size_schedule=1K:8"}, "the first threshold is 1000 tokens, not 0"},
+      {"batch-schedule", {"training.step_batch_size_schedule=0:8 20:16"}, "is not a sample after"},
+      {"batch-schedule", {"training.step_batch_size_schedule=0:8 1M:4"}, "makes the batch smaller than 8"},
+      {"batch-schedule", {"training.step_batch_size_schedule=0:4 1M:400"}, "is not the last size of"},
+      {"batch-schedule",
+       {"training.step_batch_size_schedule=0:7 1M:8", "training.global_batch_size=8"},
+       "step_batch_size_schedule: 7 is not divisible"},
       {"length", {"training.train_samples=800"}, "exclude each other"},
       {"length", {"training.train_iters=null"}, "how long to train?"},
       {"eval-start-alone", {"training.start_eval_at_iter=5"}, "needs eval_interval"},

@@ -311,6 +311,11 @@ TEST_CASE("quirks of the Megatron-LM command line") {
   CHECK(contains(yaml("--no-bias-gelu-fusion"), "activation_func: gelu\n"));
   CHECK_FALSE(contains(yaml("--no-bias-gelu-fusion --swiglu"), "activation_func"));
   CHECK(contains(yaml("--calculate-per-token-loss"), "calculate_per_token_loss: true"));
+  for (const char* text : {"--use-megatron-fsdp --data-parallel-sharding-strategy optim",
+                           "--data-parallel-sharding-strategy optim --use-megatron-fsdp"}) {
+    CHECK(contains(yaml(text), "data_parallel_sharding_strategy: optim\n"));
+  }
+  CHECK(contains(yaml("--use-megatron-fsdp"), "data_parallel_sharding_strategy: optim_grads_params\n"));
   CHECK(contains(yaml("--no-save-optim"), "save_optim: false"));
   CHECK(contains(join(translate_megatron_args({"--window-attn-skip-freq", "[1]*3+[0]"}).not_supported, ""),
                  "write it as a list"));

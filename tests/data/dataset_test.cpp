@@ -337,6 +337,41 @@ TEST_CASE("a batch is sequence-first and obeys the end-of-document switches") {
   CHECK_THROWS_AS(make_batch(data, {0, 1}, options), UsageError);
 }
 
+TEST_CASE("ranks that share sequences take two chunks of each, and agree on the weights") {
+  class Fixed : public CountingDataset {
+    int64_t seq_length() const override { return 8; }
+    void read(int64_t g, std::span<TokenId> tokens) const override {
+      for (size_t i = 0; i < tokens.size(); ++i)
+        tokens[i] = i == 4 ? 99 : static_cast<TokenId>(10 * g) + static_cast<TokenId>(i);
+    }
+  };
+  const Fixed data;
+  BatchOptions options;
+  options.eod = 99;
+  options.eod_mask_loss = options.reset_position_ids = options.reset_attention_mask = true;
+  const Batch whole = make_batch(data, {0, 1}, options);
+  CHECK(whole.loss_weight_sum == 14);
+  CHECK(whole.sample_weights == std::vector<double>{7, 7});
+  const std::vector<std::vector<int32_t>> places = {{0, 1, 6, 7}, {2, 3, 4, 5}};
+  for (int64_t rank = 0; rank < 2; ++rank) {
+    options.context_rank = rank;
+    options.context_ranks = 2;
+    const Batch part = make_batch(data, {0, 1}, options);
+    CHECK(part.seq_length == 4);
+    CHECK(part.loss_weight_sum == 14);
+    for (size_t i = 0; i < 8; ++i) {
+      const int32_t place = places[static_cast<size_t>(rank)][i / 2];
+      const size_t at = static_cast<size_t>(place) * 2 + i % 2;
+      CHECK(part.token_index[i] == place);
+      CHECK(part.tokens[i] == whole.tokens[at]);
+      CHECK(part.labels[i] == whole.labels[at]);
+      CHECK(part.loss_weights[i] == whole.loss_weights[at]);
+      CHECK(part.position_ids[i] == whole.position_ids[at]);
+      CHECK(part.document_start[i] == whole.document_start[at]);
+    }
+  }
+}
+
 TEST_CASE("ranks together take consecutive samples, whatever their number") {
   for (const int64_t ranks : {1, 2, 4}) {
     std::vector<int64_t> all;

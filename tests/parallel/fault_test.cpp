@@ -10,7 +10,7 @@ namespace megatron::testing {
 namespace {
 
 bool is_collective(const Op& op) {
-  for (const char* name : {"all_reduce", "reduce_scatter", "all_gather", "slice", "enter"}) {
+  for (const char* name : {"all_reduce", "reduce_scatter", "all_gather", "slice", "enter", "all_reduce_into"}) {
     if (op.kind->name() == name) return true;
   }
   return false;
@@ -29,7 +29,8 @@ Program traced(const TrainSetup& setup, const Mesh& mesh, bool sequence_parallel
   program.name = "train";
   program.mesh = mesh;
   Trace t(program, true);
-  trace_loss(t, setup.spec, ParallelContext(mesh, sequence_parallel), {.micro_batch_size = setup.micro_batch});
+  trace_loss(t, setup.spec, ParallelContext(mesh, sequence_parallel).in_pieces(setup.pieces),
+             {.micro_batch_size = setup.micro_batch});
   return program;
 }
 
@@ -161,6 +162,26 @@ TEST_CASE("whole models: every collective of the forward that is left out is ref
   CHECK(moved < refused / 4);
 }
 
+TEST_CASE("whole models: no piece of a collective may be left out") {
+  TrainSetup setup = gpt2_setup();
+  setup.pieces = 2;
+  const Mesh mesh = meshes_of({{"tp", 2}})[0];
+  int refused = 0;
+  for (bool sequence_parallel : {false, true}) {
+    const Program right = traced(setup, mesh, sequence_parallel);
+    for (OpId id : collectives_of(right, Phase::kForward)) {
+      const Op& op = right.op(id);
+      if (op.kind->name() == "enter") continue;
+      INFO("without " << op.kind->name() << " in " << op.scope);
+      CHECK_THROWS_AS(without(right, id), InternalError);
+      ++refused;
+    }
+  }
+  // Embedding and, in two layers, two sums; under sequence parallelism two gathers more, one for the loss, and the
+  // indices of positions and of dropout. Two pieces each.
+  CHECK(refused == 2 * (1 + 2 * 2) + 2 * (1 + 2 * 4 + 1 + 2));
+}
+
 TEST_CASE("whole models: collectives of the backward and of the update cannot go either") {
   for (bool sequence_parallel : {false, true}) {
     const Mesh mesh = meshes_of({{"tp", 2}, {"dp", 2}})[0];
@@ -174,13 +195,19 @@ TEST_CASE("whole models: collectives of the backward and of the update cannot go
       for (OpId id : collectives_of(*program, phase)) {
         const Op& op = program->op(id);
         if (op.kind->is_view()) continue;
-        Program broken = *program;
-        for (Op& user : broken.ops) {
-          for (ValueId& v : user.operands) v = v == op.results[0] ? op.operands[0] : v;
+        const bool into = op.results.empty();  // sums come in place of the second half of the operands
+        const size_t members = into ? op.operands.size() / 2 : 1;
+        for (size_t i = 0; i < members; ++i) {
+          const ValueId made = into ? op.operands[members + i] : op.results[i];
+          Program broken = *program;
+          for (Op& user : broken.ops) {
+            if (&user == &broken.op(id)) continue;
+            for (ValueId& v : user.operands) v = v == made ? op.operands[i] : v;
+          }
+          INFO(program->name << ": without " << op.kind->name() << " of " << program->label(made));
+          CHECK_THROWS_AS(verify(broken), InternalError);
+          ++count;
         }
-        INFO(program->name << ": without " << op.kind->name() << " in " << op.scope);
-        CHECK_THROWS_AS(verify(broken), InternalError);
-        ++count;
       }
     }
     CHECK(count >= 20);

@@ -46,8 +46,9 @@ inline void set(const Tensor& t, int64_t i, double value) {
 template <typename Body>
 void for_each_local(const ValueInfo& info, const Mesh& mesh, const Body& body) {
   const LocalBox box = local_box(info.shape, info.placement, mesh);
-  for (int64_t local = 0; local < box.extent.numel(); ++local) {
-    int64_t rest = local, global = 0, stride = 1;
+  const Block range = flat_range(info.shape, info.placement, mesh);
+  for (int64_t local = 0; local < range.size; ++local) {
+    int64_t rest = range.begin + local, global = 0, stride = 1;
     for (int d = info.shape.rank() - 1; d >= 0; --d) {
       global += (box.origin[d] + rest % box.extent[d]) * stride;
       rest /= box.extent[d];
@@ -109,6 +110,14 @@ class MeshRun {
   void run(const std::string& name, const std::vector<Phase>& phases = {Phase::kForward, Phase::kBackward}) {
     on_ranks(size(), [&](size_t r) {
       for (Phase phase : phases) executor(name, r).run(phase);
+    });
+  }
+
+  /// F and B; `first` and `last` say which micro-batch of its step it is.
+  void run_micro_batch(const std::string& name, bool first, bool last) {
+    on_ranks(size(), [&](size_t r) {
+      executor(name, r).run(Phase::kForward, 0, first);
+      executor(name, r).run(Phase::kBackward, 0, last);
     });
   }
 

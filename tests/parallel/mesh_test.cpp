@@ -50,6 +50,21 @@ TEST_CASE("8 ranks, tp 2, cp 2, pp 2: dp-cp is cp") {
   CHECK(groups(p, 8, {"dp"}).size() == 8);
 }
 
+TEST_CASE("a hierarchy of context ranks: neighbours share heads, every second one keys") {
+  ParallelConfig p = sizes(1, 4, 1);
+  p.cp_comm_type = {"a2a+p2p"};
+  p.hierarchical_context_parallel_sizes = {2, 2};
+  const Mesh mesh = make_mesh(p, 8, 5);
+  CHECK(groups_of(mesh, {"cp_a2a"}) == Groups{{0, 1}, {2, 3}, {4, 5}, {6, 7}});
+  CHECK(groups_of(mesh, {"cp_p2p"}) == Groups{{0, 2}, {1, 3}, {4, 6}, {5, 7}});
+  CHECK(mesh.find("cp") < 0);
+  for (int rank = 0; rank < 8; ++rank) {
+    const ParallelContext context = make_parallel_context(p, 8, rank);
+    CHECK(context.context_size() == 4);
+    CHECK(context.context_rank() == rank % 4);
+  }
+}
+
 TEST_CASE("16 ranks, tp 2, cp 2, dp 2, pp 2 with experts: etp 1, ep 4, edp 2") {
   const ParallelConfig p = sizes(2, 2, 2, 1, 4);
   CHECK(groups(p, 16, {"cp"}) == Groups{{0, 2}, {1, 3}, {4, 6}, {5, 7}, {8, 10}, {9, 11}, {12, 14}, {13, 15}});

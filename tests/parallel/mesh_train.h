@@ -7,8 +7,10 @@
 #include <vector>
 
 #include "base/philox.h"
+#include "base/zigzag.h"
 #include "nn/language_model.h"
 #include "optim/update_program.h"
+#include "parallel/overlap.h"
 #include "program/passes.h"
 #include "tests/parallel/mesh_run.h"
 #include "train/model_state.h"
@@ -24,10 +26,15 @@ struct TrainSetup {
   int64_t pieces = 1;  ///< of the collectives of tensor-parallel regions
   OptimizerConfig optimizer;
   double learning_rate = 0.01;
+  DataParallel data;
   /// Changes the forward and backward before it is packed (recomputation).
   std::function<void(Program&)> change = [](Program&) {};
+  /// Changes the update before it is packed (faults).
+  std::function<void(Program&)> change_update = [](Program&) {};
   /// Makes the training program in another way (faults).
   std::function<Program(const Mesh&)> trace;
+  std::string cp_comm_type = "p2p";
+  bool parts_in_order = false;  ///< a fault: context ranks get consecutive halves of sequences
 };
 
 struct TrainResult {
@@ -42,10 +49,15 @@ inline Program loss_program(const TrainSetup& setup, const Mesh& mesh, bool sequ
   program.name = "train";
   program.mesh = mesh;
   Trace t(program, true);
-  trace_loss(t, setup.spec, ParallelContext(mesh, sequence_parallel).in_pieces(setup.pieces),
-             {.micro_batch_size = setup.micro_batch, .training = true, .attention_starts = setup.attention_starts});
+  trace_loss(
+      t, setup.spec,
+      ParallelContext(mesh, sequence_parallel, setup.data).in_pieces(setup.pieces).with_context(setup.cp_comm_type),
+      {.micro_batch_size = setup.micro_batch, .training = true, .attention_starts = setup.attention_starts});
   differentiate(program);
   setup.change(program);
+  bucket_by_unit(program, setup.data, [](const std::string& scope) { return scope.substr(0, 16); });
+  overlap_gradient_sums(program, setup.data);
+  overlap_parameter_gathers(program, setup.data);
   remove_dead_ops(program);
   if (setup.pieces > 1) split_products(program);
   return program;
@@ -53,7 +65,8 @@ inline Program loss_program(const TrainSetup& setup, const Mesh& mesh, bool sequ
 
 class MeshTrainer {
  public:
-  MeshTrainer(const TrainSetup& setup, const AxisSizes& sizes, bool sequence_parallel) : setup_(setup), run_(sizes) {
+  MeshTrainer(const TrainSetup& setup, const AxisSizes& sizes, bool sequence_parallel)
+      : setup_(setup), sequence_parallel_(sequence_parallel), run_(sizes) {
     run_.add("train", [&](const Mesh& mesh) { return loss_program(setup_, mesh, sequence_parallel); });
     const auto traced = [&](const Mesh& mesh) { return loss_program(setup_, mesh, sequence_parallel); };
     std::vector<std::string> names;
@@ -63,7 +76,11 @@ class MeshTrainer {
     schedule.lr = {setup_.learning_rate, 0};
     groups_ = make_param_groups(names, schedule, {});
     run_.add("begin", [&](const Mesh& mesh) { return make_begin_program(traced(mesh), {kLossSum}); });
-    run_.add("update", [&](const Mesh& mesh) { return make_update_program(traced(mesh), setup_.optimizer, groups_); });
+    run_.add("update", [&](const Mesh& mesh) {
+      Program update = make_update_program(traced(mesh), setup_.optimizer, groups_, {}, setup_.data);
+      setup_.change_update(update);
+      return update;
+    });
     ThreadPool pool(1);
     for (size_t r = 0; r < run_.size(); ++r) initialize_parameters(run_.program("train", r), run_.store(r), 17, pool);
   }
@@ -75,11 +92,18 @@ class MeshTrainer {
       run_.run("begin", {Phase::kForward});
       for (int m = 0; m < setup_.micro_batches; ++m) {
         fill_batch(step, m, divisor);
-        run_.run("train");
+        run_.run_micro_batch("train", m == 0, m + 1 == setup_.micro_batches);
       }
-      if (step == 0) result.first_gradients = tensors("gradient/");
+      // With overlap the backward has summed them already, into other names of their memory.
+      if (step == 0 && !setup_.data.overlap_grad_reduce) result.first_gradients = tensors("gradient/");
       result.losses.push_back(run_.global("train", kLossSum)[0] / divisor);
       update(step, result);
+    }
+    if (setup_.data.overlap_param_gather) {
+      run_.add("gather", [&](const Mesh& mesh) {
+        return make_gather_program(loss_program(setup_, mesh, sequence_parallel_), setup_.data);
+      });
+      run_.run("gather", {Phase::kForward});
     }
     result.parameters = tensors("");
     return result;
@@ -88,6 +112,13 @@ class MeshTrainer {
   MeshRun& mesh() { return run_; }
 
  private:
+  /// Place in the sequence of row `row` of the global tensors, which hold the ranks' parts one after the other.
+  int64_t place(int64_t row) const {
+    const int64_t ranks = ParallelContext(run_.mesh(0), false).context_size();
+    if (ranks == 1 || setup_.parts_in_order) return row;
+    const int64_t rows = setup_.spec.seq_length / ranks;
+    return zigzag_places(rows, row / rows, ranks).at(row % rows);
+  }
   int64_t sample(int step, int micro, int64_t b) const {
     return (step * setup_.micro_batches + micro) * setup_.micro_batch + b;
   }
@@ -108,7 +139,7 @@ class MeshTrainer {
   void fill_batch(int step, int micro, double divisor) {
     const int64_t B = setup_.micro_batch;
     const auto per_token = [&](const char* name, const std::function<double(int64_t, int64_t)>& value) {
-      run_.fill("train", name, [&](int64_t i) { return value(sample(step, micro, i % B), i / B); });
+      run_.fill("train", name, [&](int64_t i) { return value(sample(step, micro, i % B), place(i / B)); });
     };
     const auto token = [&](uint32_t salt) {
       return [this, salt](int64_t n, int64_t s) {
@@ -158,6 +189,7 @@ class MeshTrainer {
   }
 
   TrainSetup setup_;
+  bool sequence_parallel_;
   MeshRun run_;
   std::vector<ParamGroup> groups_;
 };

@@ -123,7 +123,12 @@ TEST_CASE("pieces: products beside collectives are cut, weight gradients are not
 
 TEST_CASE("pieces: streams wait for their own piece, and joins copy nothing") {
   const Mesh mesh = meshes_of({{"tp", 2}})[0];
-  const Plan plan = pack(loss_program(in_pieces(llama_setup(), 4), mesh, true));
+  const DeviceKind device = GENERATE(DeviceKind::kCpu, DeviceKind::kCuda);  // with its workspaces and alignment
+  TrainSetup setup = llama_setup();
+  setup.spec.seq_length = setup.spec.max_positions = 512;
+  PackOptions options;
+  options.device = device;
+  const Plan plan = pack(loss_program(in_pieces(setup, 4), mesh, true), options);
   const Program& program = plan.program;
   int products = 0, reductions = 0;
   for (Phase phase : {Phase::kForward, Phase::kBackward}) {

@@ -3,6 +3,8 @@
 #include <random>
 #include <set>
 
+#include "base/error.h"
+#include "program/elementwise.h"
 #include "tests/catch.h"
 #include "tests/program/random_program.h"
 #include "tests/program/rig.h"
@@ -151,4 +153,77 @@ TEST_CASE("an operation waits once for what another stream did, and not again fo
   CHECK(waits(b) == std::vector<OpId>{producer(a)});
   CHECK(waits(c) == std::vector<OpId>{producer(b)});
   CHECK(waits(d).empty());
+}
+
+TEST_CASE("a wait does not go through an operation that runs once per step") {
+  Program program;
+  Trace t(program);
+  const Value x = t.input("x", DType::kF64, {8}, {});
+  const Value a = tiny::tanh(t, x), b = tiny::tanh(t, a), c = add(t, a, b);
+  t.output("c", c);
+  const auto producer = [&](Value v) { return program.value(v.id).producer; };
+  program.op(producer(a)).stream = program.op(producer(b)).stream = Stream::kComm;
+  program.op(producer(b)).edge = true;
+  const Plan plan = pack(program);
+  CHECK(plan.waits[static_cast<size_t>(producer(c))] == std::vector<OpId>{producer(b)});
+  CHECK(plan.inner_waits[static_cast<size_t>(producer(c))] == std::vector<OpId>{producer(a)});
+  CHECK(plan.inner_waits[static_cast<size_t>(producer(b))].empty());
+}
+
+TEST_CASE("operations at the edges of a step run there alone") {
+  Program program;
+  Trace t(program);
+  const Value x = t.input("x", DType::kF64, {8}, {});
+  const Value often = t.state("often", DType::kF64, {8}, {}), once = t.state("once", DType::kF64, {8}, {});
+  accumulate(t, x, often);
+  accumulate(t, x, once);
+  program.op(program.list(Phase::kForward).back()).edge = true;
+  const auto device = make_cpu_device();
+  Store store(*device);
+  ThreadPool pool(1);
+  const Plan plan = pack(program);
+  auto arena = std::make_shared<Buffer>(*device, plan.arena_bytes());
+  Executor executor(plan, store, arena, Executor::Options{&pool, {}});
+  std::fill_n(executor.input("x").as<double>(), 8, 1.0);
+  for (int i = 0; i < 3; ++i) executor.run(Phase::kForward, 0, i == 0);
+  CHECK(store.find("often").as<double>()[7] == 3.0);
+  CHECK(store.find("once").as<double>()[7] == 1.0);
+}
+
+TEST_CASE("memory that work beside uses is not given to what runs meanwhile") {
+  Program program;
+  Trace t(program);
+  const Value x = t.input("x", DType::kF64, {64}, {}), sum = t.state("sum", DType::kF64, {64}, {});
+  const Value a = tiny::tanh(t, x);
+  accumulate(t, a, sum);
+  const OpId beside = program.list(Phase::kForward).back();
+  program.op(beside).stream = Stream::kComm;
+  const Value b = tiny::tanh(t, x), c = tiny::tanh(t, b), d = tiny::tanh(t, c);
+  t.output("d", d);
+  const Plan plan = pack(program);
+  for (Value v : {b, c, d}) {
+    const ValueId root = plan.program.value(v.id).storage.root;
+    CHECK(plan.slots[static_cast<size_t>(root)].offset != plan.slots[static_cast<size_t>(a.id)].offset);
+    CHECK(plan.waits[static_cast<size_t>(program.value(v.id).producer)].empty());
+  }
+}
+
+TEST_CASE("an alias lies in the memory of another state") {
+  Program program;
+  program.mesh.axes = {{"dp", 2, 1}};
+  Trace t(program);
+  const Value g = t.state("g", DType::kF64, {5, 5}, {AxisPlacement::P()});
+  const Value block = t.alias("block", g, {AxisPlacement::F()});
+  CHECK(t.alias("block", g, {AxisPlacement::F()}) == block);
+  CHECK_THROWS_AS(t.alias("block", g, {AxisPlacement::R()}), InternalError);
+  CHECK_THROWS_AS(t.alias("x", t.input("in", DType::kF64, {5}, {AxisPlacement::R()}), {AxisPlacement::R()}),
+                  InternalError);
+  CHECK(program.is_alias(block.id));
+  CHECK(program.value(block.id).storage.offset == 16);
+  CHECK(program.local_shape(block.id) == Dims{9});
+  // Element-wise operations take flat operands when all are; others refuse.
+  CHECK(to_string(t.info(add(t, block, block)).placement, program.mesh) == "dp:F");
+  CHECK_THROWS_AS(add(t, block, g), InternalError);
+  const Value w = t.state("w", DType::kF64, {5, 5}, {AxisPlacement::R()});
+  CHECK_THROWS_AS(t.emit1(std::make_shared<Matmul>(), {block, w}), InternalError);
 }

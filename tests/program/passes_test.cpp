@@ -2,6 +2,9 @@
 #include <random>
 #include <set>
 
+#include "base/strings.h"
+#include "program/elementwise.h"
+#include "program/views.h"
 #include "tests/catch.h"
 #include "tests/program/random_program.h"
 
@@ -189,4 +192,70 @@ TEST_CASE("a program prints its phases, scopes, types, sums and recomputation") 
     INFO(part);
     CHECK(contains(text, part));
   }
+}
+
+namespace {
+
+/// A product between pieces that another stream makes and pieces that it takes, with its backward.
+Program product_between_pieces(const std::vector<int64_t>& rows, bool used_twice = false) {
+  Program program;
+  Trace t(program, true);
+  const Value x = matmul(t, t.input("x", DType::kF64, {6, 4}, {}), param(t, "first", {4, 4}));
+  std::vector<Value> made, taken;
+  for (Value piece : split(t, x, 0, rows)) made.push_back(tiny::tanh(t, piece));
+  const Value whole = join(t, made, 0), y = matmul(t, whole, param(t, "w", {5, 4}));
+  for (Value piece : split(t, y, 0, rows)) taken.push_back(tiny::tanh(t, piece));
+  if (used_twice) add_loss(t, sum(t, matmul(t, whole, param(t, "v", {3, 4}))));
+  add_loss(t, sum(t, join(t, taken, 0)));
+  differentiate(program);
+  remove_dead_ops(program);
+  for (Op& op : program.ops) {
+    if (starts_with(op.kind->name(), "tanh")) op.stream = Stream::kComm;
+  }
+  return program;
+}
+
+}  // namespace
+
+TEST_CASE("split_rows: products between pieces are cut like them, with the same bits") {
+  const auto products = [](const Program& p, OpId id) {
+    return p.op(id).kind->name() == "matmul" || p.op(id).kind->name() == "matmul_dgrad";
+  };
+  for (const std::vector<int64_t>& rows : {std::vector<int64_t>{2, 2, 2}, std::vector<int64_t>{1, 5, 0}}) {
+    Program program = product_between_pieces(rows);
+    const auto expected = gradients_of(program);
+    const auto uncut = program.list(Phase::kBackward).size();
+    // `first` is taken in pieces, `w` on both sides; of the data gradients that of `w`.
+    CHECK(split_rows(program, products) == 3);
+    CHECK(program.list(Phase::kBackward).size() > uncut + 2);
+    check_same(expected, gradients_of(program));
+    PackOptions apart;
+    apart.reuse = false;
+    Rig rig(program, apart);
+    rig.step();
+    check_same(expected, rig.gradients());
+    CHECK(split_rows(program, [](const Program&, OpId) { return false; }) == 0);
+    const Plan plan = pack(program);
+    for (Phase phase : {Phase::kForward, Phase::kBackward}) {
+      for (OpId id : program.list(phase)) {
+        JoinInfo info;
+        if (!is_join(*program.op(id).kind, &info)) continue;
+        if (products(program, program.value(program.op(id).operands[0]).producer)) CHECK(joins_in_place(plan, id));
+      }
+    }
+  }
+}
+
+TEST_CASE("split_rows: an operation that adds to something, or has no pieces beside it, stays whole") {
+  const auto all = [](const Program&, OpId) { return true; };
+  Program program;
+  Trace t(program, true);
+  const Value x = t.input("x", DType::kF64, {6, 4}, {});
+  t.output("y", join(t, split(t, matmul(t, x, param(t, "w", {5, 4})), 0, {3, 3}), 0));
+  CHECK(split_rows(program, all) == 0);  // nobody communicates
+  Program adding = product_between_pieces({3, 3}, true);
+  const auto expected = gradients_of(adding);
+  CHECK(split_rows(adding, [](const Program& p, OpId id) { return p.op(id).kind->name() == "matmul_dgrad"; }) == 0);
+  CHECK(split_rows(adding, [](const Program& p, OpId id) { return p.op(id).kind->name() == "matmul"; }) == 3);
+  check_same(expected, gradients_of(adding));
 }

@@ -89,6 +89,58 @@ TEST_CASE("local boxes of all ranks tile the value, later axes outside") {
   CHECK(partial.extent == Dims{7, 5});
 }
 
+TEST_CASE("flat blocks of all ranks tile a row, aligned") {
+  for (int64_t count : {0, 1, 7, 8, 9, 63, 64, 65, 1000}) {
+    for (int64_t parts : {1, 2, 3, 4, 7}) {
+      int64_t next = 0;
+      for (int64_t part = 0; part < parts; ++part) {
+        const Block block = flat_block(count, parts, part);
+        CHECK(block.begin == next);
+        if (block.size > 0) CHECK(block.begin % kFlatUnit == 0);
+        next += block.size;
+      }
+      CHECK(next == count);
+    }
+  }
+}
+
+TEST_CASE("a flat axis cuts what other axes leave") {
+  const Mesh mesh{{{"tp", 2, 1}, {"dp", 4, 1}}};
+  const Placement placement = {AxisPlacement::S(0), AxisPlacement::F()};
+  CHECK(local_box({10, 8}, placement, mesh).extent == Dims{5, 8});  // 40 elements: 16, 16, 8, 0
+  CHECK(flat_range({10, 8}, placement, mesh).begin == 16);
+  CHECK(local_shape({10, 8}, placement, mesh) == Dims{16});
+  CHECK(local_shape({10, 8}, {AxisPlacement::S(0), AxisPlacement::R()}, mesh) == Dims{5, 8});
+  CHECK(to_string(placement, mesh) == "tp:S(0) dp:F");
+}
+
+TEST_CASE("boxes of a range hold its elements in their order") {
+  for (const Dims& extent : {Dims{7}, Dims{3, 5}, Dims{2, 3, 4}, Dims{1, 4, 1, 3}, Dims{}}) {
+    LocalBox box{extent, extent};
+    for (int d = 0; d < extent.rank(); ++d) box.origin[d] = 10 * d;
+    const int64_t total = extent.numel();
+    for (int64_t begin = 0; begin <= total; ++begin) {
+      for (int64_t end = begin; end <= total; ++end) {
+        int64_t next = begin;
+        const std::vector<LocalBox> boxes = boxes_of(box, {begin, end - begin});
+        CHECK(boxes.size() <= static_cast<size_t>(std::max(1, 2 * extent.rank() - 1)));
+        for (const LocalBox& piece : boxes) {
+          for (int64_t i = 0; i < piece.extent.numel(); ++i) {
+            int64_t rest = i, index = 0, stride = 1;
+            for (int d = extent.rank() - 1; d >= 0; --d) {
+              index += (piece.origin[d] - box.origin[d] + rest % piece.extent[d]) * stride;
+              rest /= piece.extent[d];
+              stride *= extent[d];
+            }
+            CHECK(index == next++);
+          }
+        }
+        CHECK(next == end);
+      }
+    }
+  }
+}
+
 TEST_CASE("meshes and placements as text") {
   const Mesh mesh{{{"tp", 2, 1}, {"cp", 3, 0}, {"dp", 4, 0}}};
   CHECK(mesh.find("cp") == 1);

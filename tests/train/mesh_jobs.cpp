@@ -136,6 +136,23 @@ TEST_CASE("jobs: a checkpoint of any mesh goes on on any other", "[full]") {
   }
 }
 
+TEST_CASE("jobs: saves in the background of several ranks are those in the foreground", "[full]") {
+  if (!can_start()) return;
+  const Jobs jobs(Settings{{"checkpoint.save_interval", "1"}, {"training.train_iters", "30"}});
+  const JobResult sync = jobs.job("sync", kLayouts[3]);
+  const JobResult async = jobs.job("async", kLayouts[3], " --set checkpoint.async_save=true");
+  INFO(async.output);
+  REQUIRE(sync.code == 0);
+  REQUIRE(async.code == 0);
+  CHECK(async.count("saved ") == 30);
+  CHECK(async.count("info: saving iteration ") == 30);
+  CHECK(metrics_difference(jobs.dir("sync"), jobs.dir("async")) == 0);
+  for (const int64_t iteration : {1, 17, 29, 30}) {
+    CHECK(difference(checkpoint_weights(jobs.dir("sync/checkpoints"), iteration),
+                     checkpoint_weights(jobs.dir("async/checkpoints"), iteration)) == "");
+  }
+}
+
 TEST_CASE("jobs: damage that one rank finds makes all ranks take the checkpoint before", "[full]") {
   if (!can_start()) return;
   const Jobs jobs(Settings{{"checkpoint.save_interval", "4"}});
@@ -151,6 +168,64 @@ TEST_CASE("jobs: damage that one rank finds makes all ranks take the checkpoint 
   CHECK(resumed.count("checkpoint skipped: " + jobs.dir(newest) + ": bytes [") == 1);
   CHECK(resumed.count("iteration 8, 64 samples consumed") == 1);
   CHECK(read_metrics(jobs.dir("run")).at(10).lm_loss == before.at(10).lm_loss);
+}
+
+TEST_CASE("jobs: what ranks divide goes on as anything else", "[full]") {
+  if (!can_start()) return;
+  const Jobs jobs({});
+  REQUIRE(jobs.alone("one").code == 0);
+  const std::string overlaps = " --set parallel.overlap_grad_reduce=true --set parallel.overlap_param_gather=true";
+  const std::string zero1 =
+      " --set parallel.use_distributed_optimizer=true" + overlaps + " --set parallel.ddp_bucket_size=2000";
+  const std::string zero3 = " --set parallel.data_parallel_sharding_strategy=optim_grads_params" + overlaps;
+  const std::string hybrid = zero3 + " --set parallel.num_distributed_optimizer_instances=2";
+  const Layout one = {"one", 1, ""};
+  const Layout layouts[] = {{"zero1", 2, zero1.c_str()}, {"zero3", 4, zero3.c_str()}, {"hybrid", 4, hybrid.c_str()}};
+  const Layout* const from[] = {&layouts[0], &layouts[1], &layouts[2], &one};
+  const Layout* const to[] = {&layouts[1], &one, &layouts[0], &layouts[2]};
+  for (size_t i = 0; i < std::size(from); ++i) {
+    const std::string name = str_cat(from[i]->name, "-to-", to[i]->name);
+    INFO(name);
+    CHECK(jobs.job(name, *from[i], " --set run.exit_interval=5").code == 75);
+    const JobResult resumed = jobs.job(name, *to[i]);
+    INFO(resumed.output);
+    CHECK(resumed.code == 0);
+    CHECK(resumed.count("resumed from") == 1);
+    CHECK(metrics_difference(jobs.dir(name), jobs.dir("one")) < 1e-10);
+  }
+  // On one mesh a run that was stopped gives the same bits as one that was not.
+  REQUIRE(jobs.job("straight", layouts[0]).code == 0);
+  CHECK(jobs.job("stopped", layouts[0], " --set run.exit_interval=5").code == 75);
+  CHECK(jobs.job("stopped", layouts[0]).code == 0);
+  CHECK(metrics_difference(jobs.dir("stopped"), jobs.dir("straight")) == 0);
+}
+
+TEST_CASE("jobs: a schedule of batch sizes on two ranks equals one rank, and goes on bit by bit around a change",
+          "[full]") {
+  if (!can_start()) return;
+  const int64_t seq = load_settings(tiny({})).config.model.seq_length;
+  const Jobs jobs({{"training.step_batch_size_schedule", str_cat("0:4 ", 12 * seq, ":8")}});
+  const Layout one = {"one", 1, ""};
+  for (const Layout* layout : {&one, &kLayouts[0]}) {
+    const std::string name = layout->name;
+    const JobResult straight = jobs.job(name, *layout);
+    INFO(straight.output);
+    REQUIRE(straight.code == 0);
+    const auto lines = read_metrics(jobs.dir(name));
+    CHECK(lines.at(3).consumed_samples == 12);
+    CHECK(lines.at(4).consumed_samples == 20);
+    CHECK(lines.at(10).consumed_samples == 12 + 7 * 8);
+    CHECK(jobs.has(name + "/checkpoints/iter_0000003/manifest.json"));  // where the size changes
+    for (const char* interval : {"2", "5"}) {                           // before and after
+      const std::string stopped = str_cat(name, "-stopped-", interval);
+      CHECK(jobs.job(stopped, *layout, str_cat(" --set run.exit_interval=", interval)).code == 75);
+      CHECK(jobs.job(stopped, *layout).code == 0);
+      CHECK(metrics_difference(jobs.dir(stopped), jobs.dir(name)) == 0);
+      CHECK(difference(checkpoint_weights(jobs.dir(stopped + "/checkpoints")),
+                       checkpoint_weights(jobs.dir(name + "/checkpoints"))) == "");
+    }
+  }
+  CHECK(metrics_difference(jobs.dir("dp2"), jobs.dir("one")) < 1e-10);
 }
 
 TEST_CASE("jobs: a killed rank ends the job, and the same command goes on", "[full]") {

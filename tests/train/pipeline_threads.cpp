@@ -59,6 +59,24 @@ const std::vector<PipelineCase>& cases_of_four_layers() {
   return cases;
 }
 
+/// With what else ranks can share.
+const std::vector<PipelineCase>& cases_with_other_axes() {
+  static const std::vector<PipelineCase> cases = {
+      {"pp2 x cp2", 4, 2, {{"parallel.context_parallel_size", "2"}}},
+      {"pp2 x dp2, ZeRO-1", 4, 2, {{"parallel.data_parallel_sharding_strategy", "optim"}}},
+      {"pp2 x dp2, ZeRO-2, zero-bubble",
+       4,
+       2,
+       {{"parallel.data_parallel_sharding_strategy", "optim_grads"}, {"parallel.pipeline_schedule", "zero-bubble"}}},
+      {"pp2 x dp2, ZeRO-3, two chunks",
+       4,
+       2,
+       {{"parallel.data_parallel_sharding_strategy", "optim_grads_params"},
+        {"parallel.num_virtual_stages_per_pipeline_rank", "2"}}},
+  };
+  return cases;
+}
+
 void check_cases(const Settings& changes, const std::vector<PipelineCase>& cases, int64_t iterations = 3) {
   const Settings settings = with(exact({{"model.num_layers", "4"}}), changes);
   const std::vector<double> one = train_ranks(settings, 1, iterations);
@@ -158,6 +176,16 @@ TEST_CASE("pipeline: LLaMA's and GPT-2's shape, with dropout, train and are eval
   check_cases(kGpt2, cases_of_four_layers());
 }
 
+TEST_CASE("pipeline: with context parallelism and divided state") {
+  check_cases({}, cases_with_other_axes());
+  check_cases(kGpt2, cases_with_other_axes());
+}
+
+TEST_CASE("pipeline: batches that grow") {
+  check_cases({{"training.step_batch_size_schedule", "0:2 48:8"}, {"training.global_batch_size", "8"}},
+              {cases_of_four_layers()[1], cases_of_four_layers()[2], cases_of_four_layers()[6]});
+}
+
 TEST_CASE("pipeline: 20 steps, three chunks, and numbers of micro-batches that nothing divides") {
   check_cases({}, {cases_of_four_layers()[1], cases_of_four_layers()[5]}, 20);
   const std::vector<PipelineCase> chunks = {
@@ -205,11 +233,11 @@ TEST_CASE("pipeline: tied embeddings whose gradients are not summed over the end
   const std::vector<double> one = train_ranks(settings, 1, 3);
   const auto forget = [](const Config& config, TrainPrograms& programs) {
     for (ParameterInfo& p : programs.held.parameters) p.sum_group.clear();
-    programs.update = pack(make_update_program(programs.held, config.optimizer, programs.groups, {kLossSum}, "pp"));
+    programs.update = pack(make_update_program(programs.held, config.optimizer, programs.groups, {kLossSum}, {}, "pp"));
   };
   const auto count_twice = [](const Config& config, TrainPrograms& programs) {
     for (ParameterInfo& p : programs.held.parameters) p.owner = true;
-    programs.update = pack(make_update_program(programs.held, config.optimizer, programs.groups, {kLossSum}, "pp"));
+    programs.update = pack(make_update_program(programs.held, config.optimizer, programs.groups, {kLossSum}, {}, "pp"));
   };
   const Settings two = on_pipeline(settings, cases_of_four_layers()[0]);
   CHECK(worst_difference(train_ranks(two, 2, 3, forget), one) > 1e-3);

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "comm/thread_world.h"
+#include "config/batch_schedule.h"
 #include "optim/lr_schedule.h"
 #include "tests/train/trainer_helpers.h"
 #include "train/evaluate.h"
@@ -20,11 +21,15 @@ namespace megatron::test {
 struct MeshCase {
   int ranks, tp;
   bool sp;
+  int cp = 1;
+  const char* cp_comm_type = "p2p";
 };
 
 inline Settings on_mesh(Settings settings, const MeshCase& mesh) {
   settings["parallel.tensor_model_parallel_size"] = std::to_string(mesh.tp);
   if (mesh.sp) settings["parallel.sequence_parallel"] = "true";
+  settings["parallel.context_parallel_size"] = std::to_string(mesh.cp);
+  settings["parallel.cp_comm_type"] = std::string("[") + mesh.cp_comm_type + "]";
   return settings;
 }
 
@@ -51,6 +56,7 @@ class RankRun {
         data_(open_data(config_)),
         ranks_(std::make_shared<RankContext>(config_, world)),
         engine_(config_, programs(change), ranks_) {
+    data_.batch_options = ranks_->share_sequences(data_.batch_options);
     initialize_parameters(engine_.train_program(), engine_.store(), 77, engine_.pool());
   }
 
@@ -63,7 +69,8 @@ class RankRun {
     BatchLoader loader(data_.splits.train, data_.batch_options, share(), 0, 2);
     for (int64_t i = 0; i < iterations; ++i) {
       std::vector<Batch> batches;
-      for (int64_t m = 0; m < micro_batches(); ++m) batches.push_back(loader.next());
+      const int64_t samples = batch_size_at(batch_schedule(config_), pipeline.progress().consumed_samples);
+      for (int64_t m = 0; m < micro_batches(samples); ++m) batches.push_back(loader.next());
       pipeline.submit(std::move(batches), 0);
       const StepMetrics metrics = pipeline.settle();
       numbers.insert(numbers.end(), {metrics.lm_loss.value(), metrics.grad_norm.value()});
@@ -78,7 +85,7 @@ class RankRun {
   void accumulate_first(const std::function<void(std::vector<Batch>&)>& change = {}) {
     BatchLoader loader(data_.splits.train, data_.batch_options, share(), 0, 2);
     std::vector<Batch> batches;
-    for (int64_t m = 0; m < micro_batches(); ++m) batches.push_back(loader.next());
+    for (int64_t m = 0; m < micro_batches(config_.training.global_batch_size); ++m) batches.push_back(loader.next());
     if (change) change(batches);
     engine_.begin_step();
     engine_.accumulate(batches, std::vector<double>(batches.size(), 1.0 / 96), 1);
@@ -98,8 +105,8 @@ class RankRun {
   SampleShare share() const {
     return data_parallel_share(config_.training.micro_batch_size, ranks_->data_rank(), ranks_->data_size());
   }
-  int64_t micro_batches() const {
-    return config_.training.global_batch_size / (config_.training.micro_batch_size * ranks_->data_size());
+  int64_t micro_batches(int64_t samples) const {
+    return samples / (config_.training.micro_batch_size * ranks_->data_size());
   }
 
   Config config_;

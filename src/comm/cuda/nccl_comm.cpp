@@ -93,6 +93,14 @@ class NcclComm final : public Comm {
     }
   }
 
+  /// Everything between start and end of a group goes out as one launch; groups nest.
+  void run_group(std::span<const CommCall> calls) override {
+    if (calls.empty()) return;
+    check(nccl().group_start(), calls.front());
+    for (const CommCall& call : calls) run(call);
+    check(nccl().group_end(), calls.back());
+  }
+
   std::unique_ptr<Comm> split(int colour, int key, const std::string& name) override {
     MEGATRON_CHECK(colour >= 0, "the colour of a split is negative");
     ncclComm_t part = nullptr;

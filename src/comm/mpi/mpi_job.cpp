@@ -16,6 +16,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+/// Between the label of a rank and its reason.
+const std::string kFailed = " failed: ";
+
 /// First gives the core to whoever wants it, then sleeps longer and longer, up to a quarter of a millisecond.
 void pause(int turn) {
   if (turn < 100) {
@@ -46,7 +49,25 @@ void MpiJob::check_alive(const std::string& what) {
     MPI_Recv(reason_.data(), size, MPI_BYTE, status.MPI_SOURCE, 0, control_, MPI_STATUS_IGNORE);
     failed_ = true;
   }
-  throw DeviceError(str_cat(reason_, "\n  ", label_, " was in ", what));
+  throw PeerFailure(reason_.substr(0, reason_.find(kFailed)), str_cat(reason_, "\n  ", label_, " was in ", what));
+}
+
+bool MpiJob::says_first(const std::string& reason) noexcept {
+  const auto end = Clock::now() + std::chrono::milliseconds(500);
+  for (int there = 0; Clock::now() < end;) {
+    MPI_Status status;
+    if (MPI_Iprobe(0, 0, control_, &there, &status) != MPI_SUCCESS) return false;
+    if (there == 0) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      continue;
+    }
+    int size = 0;
+    MPI_Get_count(&status, MPI_BYTE, &size);
+    std::string text(static_cast<size_t>(size), '\0');
+    MPI_Recv(text.data(), size, MPI_BYTE, 0, 0, control_, MPI_STATUS_IGNORE);
+    return ends_with(text, kFailed + reason);
+  }
+  return false;
 }
 
 void MpiJob::wait(const std::function<bool()>& ready, const std::string& what) {
@@ -68,7 +89,7 @@ void MpiJob::wait(const std::function<bool()>& ready, const std::string& what) {
 void MpiJob::fail(const std::string& reason) noexcept {
   if (failed_) return;
   failed_ = true;
-  reason_ = str_cat(label_, " failed: ", reason);
+  reason_ = str_cat(label_, kFailed, reason);
   int rank = 0, size = 1;
   MPI_Comm_rank(control_, &rank);
   MPI_Comm_size(control_, &size);

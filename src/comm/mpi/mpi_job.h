@@ -29,6 +29,9 @@ class MpiJob {
   /// launcher ends all ranks as soon as one has ended with an error.
   void leave_together() noexcept;
   bool failed() const { return failed_; }
+  /// After fail(): has rank 0 said the same? Waits for its word up to half a second.
+  bool says_first(const std::string& reason) noexcept;
+  void set_timeout(double seconds) { options_.timeout_seconds = seconds; }
   /// Throws when a rank has failed; `what` is what this one was doing.
   void check_alive(const std::string& what);
   MPI_Comm control() const { return control_; }

@@ -58,6 +58,8 @@ class MpiWorld final : public World {
   const RankInfo& info() const override { return info_; }
   Comm& host_comm() override { return *comm_; }
   void fail(const std::string& reason) noexcept override { job_->fail(reason); }
+  bool says_first(const std::string& reason) noexcept override { return job_->says_first(reason); }
+  void set_timeout(double seconds) override { job_->set_timeout(seconds); }
 
   /// By MPI's own algorithms, which need few connections however many ranks there are.
   std::vector<std::string> gather(const std::string& bytes) override {

@@ -58,7 +58,8 @@ class CudaDevice final : public Device {
     int lowest = 0, highest = 0;
     check_cuda(cudaDeviceGetStreamPriorityRange(&lowest, &highest), "cudaDeviceGetStreamPriorityRange");
     for (size_t i = 0; i < streams_.size(); ++i) {
-      check_cuda(cudaStreamCreateWithPriority(&streams_[i], cudaStreamNonBlocking, i == 0 ? lowest : highest),
+      const bool waits = i == 0 || i == static_cast<size_t>(kCopyStream);
+      check_cuda(cudaStreamCreateWithPriority(&streams_[i], cudaStreamNonBlocking, waits ? lowest : highest),
                  "cudaStreamCreate");
     }
   }
@@ -110,8 +111,8 @@ class CudaDevice final : public Device {
   void enqueue_to_device(void* target, const void* source, int64_t bytes) override {
     enqueue_copy(target, source, bytes, cudaMemcpyHostToDevice);
   }
-  void enqueue_to_host(void* target, const void* source, int64_t bytes) override {
-    enqueue_copy(target, source, bytes, cudaMemcpyDeviceToHost);
+  void enqueue_to_host(void* target, const void* source, int64_t bytes, int stream) override {
+    enqueue_copy(target, source, bytes, cudaMemcpyDeviceToHost, stream);
   }
   void copy_within(void* target, const void* source, int64_t bytes, int stream) override {
     if (bytes == 0) return;
@@ -146,9 +147,10 @@ class CudaDevice final : public Device {
     enqueue_copy(target, source, bytes, kind);
     synchronize();
   }
-  void enqueue_copy(void* target, const void* source, int64_t bytes, cudaMemcpyKind kind) {
+  void enqueue_copy(void* target, const void* source, int64_t bytes, cudaMemcpyKind kind, int stream = 0) {
     if (bytes == 0) return;
-    check_cuda(cudaMemcpyAsync(target, source, static_cast<size_t>(bytes), kind, streams_[0]), "copy");
+    check_cuda(cudaMemcpyAsync(target, source, static_cast<size_t>(bytes), kind, streams_[static_cast<size_t>(stream)]),
+               "copy");
   }
 
   std::string name_;

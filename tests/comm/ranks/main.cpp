@@ -1,6 +1,9 @@
 // One rank of a small job, started several times by the tests: comm_ranks SCENARIO. Prints what it saw as
 // "rank R: ..."; ends with the exit code of the program for the error that ended it.
+#include <unistd.h>
+
 #include <chrono>
+#include <csignal>
 #include <cstdio>
 #include <functional>
 #include <map>
@@ -11,6 +14,7 @@
 #include "base/strings.h"
 #include "comm/launch.h"
 #include "comm/mesh_comms.h"
+#include "comm/monitor.h"
 #include "comm/self_check.h"
 #include "comm/start_check.h"
 #include "tests/comm/random_sums.h"
@@ -66,19 +70,33 @@ void one_sleeps(World& world) {
   world.host_comm().all_reduce(make_tensor(&value, DType::kF32, {}));
 }
 
-void hang(World& world) {
+/// All ranks meet twice; before the second time rank 1 does `instead`. `seconds`: how long a rank may stand.
+void with_monitor(World& plain, double seconds, const std::function<void()>& instead) {
   const auto recorder = std::make_shared<FlightRecorder>();
+  const auto world = make_recorded_world(plain, recorder);
+  std::signal(SIGTERM, SIG_IGN);  // mpirun's, as soon as one has ended
   Mesh mesh;
-  mesh.axes = {{"dp", world.size(), world.rank()}};
+  mesh.axes = {{"dp", world->size(), world->rank()}};
   const auto device = make_cpu_device();
-  MeshComms comms = make_mesh_comms(world, mesh, *device, recorder);
-  const Watchdog watchdog(recorder, world.label(), 1, print_and_exit(recorder, 1.5));
+  Monitor monitor(*world, recorder, seconds, [&](const Verdict& verdict) {
+    if (verdict.failed) std::this_thread::sleep_for(std::chrono::seconds(5));
+    say(*world, str_cat("culprit ", verdict.culprit, ": ", verdict.text));
+    _exit(4);
+  });
+  MeshComms comms = make_mesh_comms(*world, mesh, *device, recorder);
   recorder->set_phase("iteration 1");
   float value = 1;
   comms.find("dp")->all_reduce(make_tensor(&value, DType::kF32, {}));
   recorder->set_phase("iteration 2");
-  if (world.rank() == 1) std::this_thread::sleep_for(std::chrono::seconds(60));
+  if (world->rank() == 1) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(500));  // the others hear where it is
+    instead();
+  }
   comms.find("dp")->all_reduce(make_tensor(&value, DType::kF32, {}), Reduction::kMax);
+}
+
+void sleep_long() {
+  std::this_thread::sleep_for(std::chrono::seconds(60));
 }
 
 void start(World& world) {
@@ -95,7 +113,10 @@ int main(int argc, char** argv) {
       {"mismatch", mismatch},
       {"one_throws", one_throws},
       {"one_sleeps", one_sleeps},
-      {"hang", hang},
+      {"hang", [](World& w) { with_monitor(w, 1, sleep_long); }},
+      {"stops", [](World& w) { with_monitor(w, 1, [] { raise(SIGSTOP); }); }},
+      {"dies", [](World& w) { with_monitor(w, 60, [] { raise(SIGKILL); }); }},
+      {"alike", [](World&) { throw UsageError("nobody can use this"); }},
       {"start", start},
       {"gather", [](World& w) { say(w, join(w.gather(str_cat("<", w.rank(), ">")), "")); }},
       {"host_comm", [](World& w) { w.host_comm(); }}};
@@ -107,6 +128,9 @@ int main(int argc, char** argv) {
     options.join_timeout_seconds = 2;
     const auto world = join_world(detect_launch(process_environment()), options);
     run_as_rank(*world, [&] { scenario->second(*world); });
+  } catch (const SaidElsewhere& error) {
+    std::printf("quiet: %s\n", error.what());
+    return static_cast<int>(error.code());
   } catch (const Error& error) {
     std::printf("%s\n", str_cat("error: ", error.what()).c_str());
     return static_cast<int>(error.code());
