@@ -41,8 +41,6 @@ bool load_first(const CheckpointConfig& config, bool finetune, const Loaders& lo
       throw UsageError("checkpoint.load: finetuning starts from the weights of a checkpoint; name its folder");
     return false;
   }
-  if (is_outer_model(config.load))
-    return Source{ModelSource::open(config.load, config.ckpt_step, "checkpoint.load"), false};
   if (is_outer_model(config.load)) {
     load.outer(config.load);
     return true;
@@ -165,7 +163,7 @@ Resumed resumed_from(const CheckpointReader& reader, const Config& saved, const 
                                      config.optimizer.override_opt_param_scheduler,
                                      config.optimizer.use_checkpoint_opt_param_scheduler);
   if (!optimizer) resumed.progress.updates = 0;
-  log_info(str_cat("resumed from ", model.path(), ": iteration ", resumed.progress.iteration, ", ",
+  log_info(str_cat("resumed from ", reader.folder(), ": iteration ", resumed.progress.iteration, ", ",
                    resumed.progress.consumed_samples, " samples consumed",
                    optimizer ? "" : ", optimizer state not loaded"));
   return resumed;
