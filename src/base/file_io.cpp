@@ -383,7 +383,9 @@ std::optional<FileLock> FileLock::try_lock(const std::string& path, std::string_
   FileLock lock(path, std::string(text), fd);
   const int result = checked([&] { return ::flock(fd, LOCK_EX | LOCK_NB); });
   if (result == -EWOULDBLOCK) {
-    if (owner != nullptr) *owner = read_file(path, 4096);
+    if (owner == nullptr) return std::nullopt;
+    owner->resize(4096);  // as far as the holder has written it by now
+    owner->resize(static_cast<size_t>(std::max<ssize_t>(::pread(fd, owner->data(), owner->size(), 0), 0)));
     return std::nullopt;
   }
   if (result < 0) throw_file_error("lock", path, -result);
