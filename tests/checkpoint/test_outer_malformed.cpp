@@ -92,6 +92,7 @@ std::vector<ConfigCase> config_cases() {
       {"hidden_act", "\"mish\"", "activation 'mish' is not supported"},
       {"hidden_act", "[]", "a string is expected"},
       {"tie_word_embeddings", "1", "true or false is expected"},
+      {"use_mrope", "true", "use_mrope: only false is supported"},
       {"attention_bias", "true", "supported together or not at all"},
       {"mlp_bias", "\"no\"", "true or false is expected"},
       {"dtype", "\"float8\"", "'float8' is not float32"},
@@ -271,6 +272,18 @@ TEST_CASE("malformed: config.json of Hugging Face") {
     overwrite(folder.config(), text);
     check_names(folder.refused(), folder.config(), "");
   }
+}
+
+TEST_CASE("config.json: keys that mean nothing here are listed, harmless ones are not") {
+  const SpoiltFolder folder;
+  json config = json::parse(read_file(folder.config()));
+  config["use_cache"] = false;
+  config["rope_parameters"]["new_rule"] = 1;
+  config["logit_scale"] = 2.0;
+  config["auto_map"] = {{"AutoModel", "model.Model"}};
+  overwrite(folder.config(), config.dump());
+  const std::vector<std::string> expected = {"rope_parameters.new_rule", "auto_map", "logit_scale"};
+  CHECK(open_huggingface(folder.folder.path()).unknown == expected);
 }
 
 TEST_CASE("malformed: windows and layer types") {
