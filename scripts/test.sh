@@ -41,7 +41,7 @@ step "sources"
 scripts/check_layers.py --self-test
 scripts/check_layers.py
 scripts/check_format.sh
-mapfile -t shell_scripts < <(grep -lsE '^#!.*\b(bash|sh)$' scripts/* scripts/slurm/* .ci/* tests/scripts/* tests/parity/* || true)
+mapfile -t shell_scripts < <(grep -lsE '^#!.*\b(bash|sh)$' scripts/* scripts/slurm/* .ci/* tests/scripts/* tests/parity/* tests/checkpoint/* || true)
 shellcheck "${shell_scripts[@]}"
 printf 'check_shell: %d scripts are clean\n' "${#shell_scripts[@]}"
 if ! $run_tests; then exit 0; fi

@@ -22,7 +22,6 @@ namespace {
 /// Keys that change nothing in what the model computes from ids (or only in training).
 const std::set<std::string> kHarmless = {"_name_or_path",
                                          "architectures",
-                                         "auto_map",
                                          "bos_token_id",
                                          "eos_token_id",
                                          "pad_token_id",
@@ -65,8 +64,7 @@ const std::set<std::string> kHarmless = {"_name_or_path",
                                          "hidden_dropout",
                                          "finetuning_task",
                                          "prefix",
-                                         "tie_encoder_decoder",
-                                         "use_mrope"};
+                                         "tie_encoder_decoder"};
 
 // Products of these stay within 64 bits.
 constexpr int64_t kMostLayers = 10'000, kMostHeads = 1 << 16, kWidest = int64_t{1} << 20, kMostIds = int64_t{1} << 30;
@@ -262,6 +260,7 @@ void read_llama(Keys& keys, const std::string& where, ModelDescription& d) {
   m.gated_linear_unit = true;
   m.untie_embeddings_and_output_weights = !keys.flag("tie_word_embeddings", false);
   m.hidden_dropout = 0.0;
+  keys.must_be("use_mrope", false);
   const bool attention_bias = keys.flag("attention_bias", false), mlp_bias = keys.flag("mlp_bias", false);
   if (attention_bias != mlp_bias) {
     fail_at(keys.at("attention_bias"), "biases in attention and MLP are supported together or not at all");

@@ -57,6 +57,16 @@ class TemporaryFolder {
   std::string path_;
 };
 
+/// The token that ends a text, which other programs want to be told; "" where the tokenizer is none that we can run.
+std::string end_token(const ModelSource& source) {
+  try {
+    const std::unique_ptr<Tokenizer> tokenizer = source.tokenizer();
+    return tokenizer->eod() ? tokenizer->token_bytes(*tokenizer->eod()) : "";
+  } catch (const DataError&) {
+    return "";
+  }
+}
+
 }  // namespace
 
 bool is_outer_model(const std::string& path) {
@@ -112,12 +122,12 @@ std::map<std::string, std::string> ModelSource::texts() const {
   for (const char* name : kSmallFiles) {
     if (checkpoint_->has_file(name)) texts[name] = checkpoint_->read_text(name);
   }
-  const std::unique_ptr<Tokenizer> named =
-      texts.contains("tokenizer.json") && !texts.contains(kTokenizerConfigName) ? tokenizer() : nullptr;
-  if (named && named->eod()) {  // other programs want to be told the token that ends a text
-    texts[kTokenizerConfigName] =
-        json{{"tokenizer_class", "PreTrainedTokenizerFast"}, {"eos_token", named->token_bytes(*named->eod())}}.dump(2) +
-        "\n";
+  if (texts.contains("tokenizer.json") && !texts.contains(kTokenizerConfigName)) {
+    const std::string end = end_token(*this);
+    if (!end.empty()) {
+      texts[kTokenizerConfigName] =
+          json{{"tokenizer_class", "PreTrainedTokenizerFast"}, {"eos_token", end}}.dump(2) + "\n";
+    }
   }
   return texts;
 }

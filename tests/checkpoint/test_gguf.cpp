@@ -3,8 +3,10 @@
 #include <map>
 
 #include "checkpoint/gguf.h"
+#include "checkpoint/gguf_tokenizer.h"
 #include "checkpoint/safetensors.h"
 #include "tests/checkpoint/helpers.h"
+#include "tokenizer/tokenizer.h"
 
 using namespace megatron;
 using namespace megatron::testing;
@@ -96,4 +98,67 @@ TEST_CASE("gguf: what is written is read back") {
   CHECK(header.tensors[0].shape == std::vector<int64_t>{3, 5});
   CHECK(stored_bytes(file, header.tensors[0]) == odd);
   CHECK(stored_bytes(file, header.tensors[1]) == blocks);
+}
+
+namespace {
+
+/// The keys of a tokenizer whose tokens are the letters a to e (ids 0 to 4), ab (5), <s> (6) and a row without a token.
+std::map<std::string, GgufValue> tokenizer_keys() {
+  return {{"tokenizer.ggml.model", std::string("gpt2")},
+          {"tokenizer.ggml.pre", std::string("llama-bpe")},
+          {"tokenizer.ggml.tokens", std::vector<std::string>{"a", "b", "c", "d", "e", "ab", "<s>", "[PAD7]"}},
+          {"tokenizer.ggml.token_type", std::vector<int64_t>{1, 1, 1, 1, 1, 1, 3, 5}},
+          {"tokenizer.ggml.merges", std::vector<std::string>{"a b"}},
+          {"tokenizer.ggml.bos_token_id", int64_t{6}},
+          {"tokenizer.ggml.eos_token_id", int64_t{6}},
+          {"tokenizer.ggml.add_bos_token", true}};
+}
+
+}  // namespace
+
+TEST_CASE("gguf: a tokenizer of llama.cpp becomes a tokenizer.json, and the way back gives the same keys") {
+  const TempFolder folder;
+  const auto texts = gguf_tokenizer_files(tokenizer_keys(), "x.gguf");
+  for (const auto& [name, text] : texts) overwrite(folder.file(name), text);
+  TokenizerSpec spec;
+  spec.tokenizer_type = "HuggingFaceTokenizer";
+  spec.tokenizer_model = folder.file("tokenizer.json");
+  const auto tokenizer = make_tokenizer(spec);
+  CHECK(tokenizer->encode("cab") == std::vector<TokenId>{2, 5});
+  CHECK(tokenizer->encode("a<s>") == std::vector<TokenId>{0, 6});
+  CHECK(tokenizer->encode_with_special_tokens("cab") == std::vector<TokenId>{6, 2, 5});
+  CHECK(tokenizer->eod() == 6);
+  auto all = texts;
+  all["tokenizer_config.json"] = R"({"eos_token": {"content": "<s>"}, "bos_token": "<s>"})";
+  std::map<std::string, GgufValue> keys = gguf_tokenizer_keys(all, 8);
+  CHECK(std::get<std::string>(keys.at("tokenizer.huggingface.json")) == all["tokenizer.json"]);
+  keys.erase("tokenizer.huggingface.json");
+  CHECK(keys == tokenizer_keys());
+}
+
+TEST_CASE("gguf: tokenizers that contradict themselves are refused, other kinds are left out") {
+  const TempFolder quiet;
+  const auto refused = [](const std::string& key, const GgufValue& value) {
+    auto keys = tokenizer_keys();
+    keys["tokenizer.ggml." + key] = value;
+    try {
+      gguf_tokenizer_files(keys, "x.gguf");
+    } catch (const DataError& error) {
+      return std::string(error.what());
+    }
+    return std::string("nothing was thrown");
+  };
+  CHECK(contains(refused("token_type", std::vector<int64_t>{1}), "one entry for each of 8 tokens"));
+  CHECK(contains(refused("token_type", int64_t{1}), "one entry for each of 8 tokens"));
+  CHECK(contains(refused("merges", int64_t{1}), "'tokenizer.ggml.merges' is missing"));
+  CHECK(contains(refused("eos_token_id", int64_t{8}), "there is no token 8"));
+  CHECK(contains(refused("eos_token_id", int64_t{-1}), "there is no token -1"));
+  CHECK(contains(refused("bos_token_id", int64_t{1} << 40), "there is no token"));
+  auto other = tokenizer_keys();
+  other["tokenizer.ggml.model"] = std::string("llama");
+  CHECK(gguf_tokenizer_files(other, "x.gguf").empty());
+  other = tokenizer_keys();
+  other["tokenizer.ggml.pre"] = std::string("unheard-of");
+  CHECK(gguf_tokenizer_files(other, "x.gguf").empty());
+  CHECK(gguf_tokenizer_files({}, "x.gguf").empty());
 }

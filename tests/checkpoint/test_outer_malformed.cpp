@@ -92,6 +92,7 @@ std::vector<ConfigCase> config_cases() {
       {"hidden_act", "\"mish\"", "activation 'mish' is not supported"},
       {"hidden_act", "[]", "a string is expected"},
       {"tie_word_embeddings", "1", "true or false is expected"},
+      {"use_mrope", "true", "use_mrope: only false is supported"},
       {"attention_bias", "true", "supported together or not at all"},
       {"mlp_bias", "\"no\"", "true or false is expected"},
       {"dtype", "\"float8\"", "'float8' is not float32"},
@@ -237,7 +238,7 @@ std::vector<GgufCase> gguf_tensor_cases() {
   };
 }
 
-/// The golden llama2.gguf, with one of its bytes changed or its end cut off.
+/// A file with one of its first `head` bytes changed, or its end cut off.
 std::string spoilt(const std::string& good, uint64_t key, uint64_t i, size_t head) {
   std::string bytes = good;
   const auto draw = [&](uint64_t n, size_t range) {
@@ -271,6 +272,18 @@ TEST_CASE("malformed: config.json of Hugging Face") {
     overwrite(folder.config(), text);
     check_names(folder.refused(), folder.config(), "");
   }
+}
+
+TEST_CASE("config.json: keys that mean nothing here are listed, harmless ones are not") {
+  const SpoiltFolder folder;
+  json config = json::parse(read_file(folder.config()));
+  config["use_cache"] = false;
+  config["rope_parameters"]["new_rule"] = 1;
+  config["logit_scale"] = 2.0;
+  config["auto_map"] = {{"AutoModel", "model.Model"}};
+  overwrite(folder.config(), config.dump());
+  const std::vector<std::string> expected = {"rope_parameters.new_rule", "auto_map", "logit_scale"};
+  CHECK(open_huggingface(folder.folder.path()).unknown == expected);
 }
 
 TEST_CASE("malformed: windows and layer types") {
@@ -429,4 +442,28 @@ TEST_CASE("malformed: bytes of a GGUF model changed at random give a DataError o
     }
   }
   CHECK(refused > 200);
+}
+
+TEST_CASE("malformed: bytes of a Hugging Face folder changed at random give a DataError or a model") {
+  const SpoiltFolder folder;
+  for (const std::string& path : {folder.config(), folder.weights()}) {
+    const std::string good = read_file(path);
+    // The header of the weights is their first part; config.json is as small as that.
+    const size_t head = std::min<size_t>(good.size(), 2500);
+    const uint64_t key = philox_key(5, hash_name(path.substr(path.rfind('/'))));
+    int refused = 0;
+    for (uint64_t i = 0; i < 300; ++i) {
+      CAPTURE(path, i);
+      overwrite(path, spoilt(good, key, i, head));
+      try {
+        const OuterModel model = open_huggingface(folder.folder.path());
+        CHECK(model.rules.size() > 3);
+      } catch (const DataError& error) {
+        CHECK(std::string(error.what()).find(folder.folder.path()) != std::string::npos);
+        ++refused;
+      }
+    }
+    CHECK(refused > 100);
+    overwrite(path, good);
+  }
 }

@@ -58,8 +58,11 @@ TEST_CASE("a hierarchy of context ranks: neighbours share heads, every second on
   CHECK(groups_of(mesh, {"cp_a2a"}) == Groups{{0, 1}, {2, 3}, {4, 5}, {6, 7}});
   CHECK(groups_of(mesh, {"cp_p2p"}) == Groups{{0, 2}, {1, 3}, {4, 6}, {5, 7}});
   CHECK(mesh.find("cp") < 0);
+  Config config;
+  config.parallel = p;
+  config.parallel.data_parallel_sharding_strategy = "no_shard";
   for (int rank = 0; rank < 8; ++rank) {
-    const ParallelContext context = make_parallel_context(p, 8, rank);
+    const ParallelContext context = make_parallel_context(config, 8, rank);
     CHECK(context.context_size() == 4);
     CHECK(context.context_rank() == rank % 4);
   }

@@ -153,6 +153,30 @@ TEST_CASE("jobs: saves in the background of several ranks are those in the foreg
   }
 }
 
+TEST_CASE("jobs: a rank that cannot write its share makes all ranks give the save up", "[full]") {
+  if (!can_start()) return;
+  const Jobs jobs(Settings{{"checkpoint.save_interval", "4"}});
+  REQUIRE(jobs.job("run", kLayouts[1], " --set run.exit_interval=5").code == 75);
+  for (const char* mode : {"false", "true"}) {
+    // The second rank's files may have 8 KiB.
+    const std::string rank =
+        str_cat("sh -c '[ $OMPI_COMM_WORLD_RANK = 1 ] && trap \"\" XFSZ && ulimit -f 16; exec ",
+                jobs.command("run", kLayouts[1].settings), " --set checkpoint.async_save=", mode, "'");
+    const JobResult result = tiny::run_mpirun(2, rank);
+    INFO(result.output);
+    CHECK(result.code != 0);
+    CHECK(result.count("the checkpoint of iteration 8 was not saved: cannot write ") == 1);
+    CHECK(result.count("shard-00001-00000.safetensors: File too large") >= 1);
+    CHECK(result.count("failed save 1 of 3") == 1);
+    CHECK(result.count("the checkpoint of iteration 10 was not saved: cannot write ") >=
+          1);  // the last one must not fail
+    CHECK(jobs.has("run/checkpoints/iter_0000005/manifest.json"));
+    CHECK_FALSE(jobs.has("run/checkpoints/iter_0000008"));
+    CHECK_FALSE(jobs.has("run/checkpoints/iter_0000010"));
+  }
+  CHECK(jobs.job("run", kLayouts[1]).count("iteration 5, 40 samples consumed") == 1);
+}
+
 TEST_CASE("jobs: damage that one rank finds makes all ranks take the checkpoint before", "[full]") {
   if (!can_start()) return;
   const Jobs jobs(Settings{{"checkpoint.save_interval", "4"}});
