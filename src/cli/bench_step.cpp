@@ -59,7 +59,7 @@ std::vector<std::vector<Batch>> prepare(const Config& config, const RunData& dat
                                         int count) {
   const int64_t size = config.training.micro_batch_size, global = config.training.global_batch_size;
   const SampleShare share = data_parallel_share(size, ranks.data_rank(), ranks.data_size());
-  BatchLoader loader(data.splits.train, data.batch_options, share, 0, 2);
+  BatchLoader loader(data.splits.train, ranks.share_sequences(data.batch_options), share, 0, 2);
   std::vector<std::vector<Batch>> batches(static_cast<size_t>(count));
   for (std::vector<Batch>& one : batches) {
     for (int64_t i = 0; i < global / (size * ranks.data_size()); ++i) one.push_back(loader.next());
