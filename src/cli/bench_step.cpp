@@ -232,7 +232,10 @@ void run_rank(const BenchStepOptions& options, World& world) {
   if (world.rank() > 0) set_log_level(LogLevel::kError);
   Config& config = loaded.config;
   config.training.step_batch_size_schedule.clear();  // the last size is measured
-  config.run.replay_non_finite = false;              // it is the time of steps that is asked for
+  if (options.ops && config.parallel.pipeline_model_parallel_size > 1) {
+    throw UsageError("--ops: operations are timed without a pipeline; set parallel.pipeline_model_parallel_size=1");
+  }
+  config.run.replay_non_finite = false;  // it is the time of steps that is asked for
   const auto ranks = std::make_shared<RankContext>(config, world, options.no_comm ? Traffic::kLocal : Traffic::kReal);
   const RunData data = open_data(config);
   TrainEngine engine(config, make_train_programs(config, data.vocab_size, ranks->parallel()), ranks);
@@ -269,9 +272,10 @@ void add_bench_step_command(CLI::App& bench) {
       ->check(CLI::Range(1, 100000))
       ->capture_default_str();
   command->add_flag("--ops", options->ops, "Also time every operation alone and print a table by kind");
-  command->add_flag("--no-comm", options->no_comm,
-                    "Replace every collective by copies on each rank, with the same shapes and streams: the step as "
-                    "if communication were free. What it computes means nothing");
+  command->add_flag(
+      "--no-comm", options->no_comm,
+      "Replace every collective by copies on each rank, with the same shapes and streams: the step as "
+      "if communication were free (on a pipeline also without its bubble). What it computes means nothing");
   command->add_flag("--json", options->json, "Print the result as one JSON object");
   command->footer(
       "On several ranks (mpirun -n 8 megatron bench step ...) the step takes as long as on the slowest rank, tokens/s "

@@ -134,7 +134,10 @@ void add_samples_command(CLI::App& parent, const std::shared_ptr<DataArguments>&
       ->type_name("N")
       ->check(CLI::PositiveNumber.description(""))
       ->required();
-  samples->add_option("--first", arguments->first, "The first one; iteration n starts at (n - 1) * global_batch_size.")
+  samples
+      ->add_option(
+          "--first", arguments->first,
+          "The first one; without a step_batch_size_schedule iteration n starts at (n - 1) * global_batch_size.")
       ->type_name("N")
       ->check(CLI::NonNegativeNumber.description(""))
       ->capture_default_str();

@@ -44,6 +44,10 @@ void run_as_rank(World& world, const std::function<void()>& body) {
     world.fail(error.what());
     if (world.rank() > 0) throw SaidElsewhere(error.code(), error.what());
     throw;
+  } catch (const AgreedError& error) {
+    world.part();
+    if (world.rank() > 0) throw SaidElsewhere(error.code(), error.what());
+    throw;
   } catch (const Error& error) {
     world.fail(error.what());
     if (world.rank() > 0 && world.says_first(error.what())) throw SaidElsewhere(error.code(), error.what());

@@ -30,6 +30,12 @@ class PeerFailure : public DeviceError {
   std::string culprit_;
 };
 
+/// An error that every rank of the job has at the same point: none has to be told of another's.
+class AgreedError : public DataError {
+ public:
+  using DataError::DataError;
+};
+
 /// Ends this rank with the code, while another one prints the message.
 class SaidElsewhere : public Error {
  public:
@@ -57,11 +63,17 @@ class World {
   /// Are the ranks threads? Then their waits end with the process, and none can die alone.
   virtual bool is_one_process() const { return false; }
 
+  /// All ranks end here, agreed: an exception on this one is not told to the others.
+  void part() { parted_ = true; }
+
   int rank() const { return info().rank; }
   int size() const { return info().size; }
   /// "rank 3 (node07)".
   std::string label() const;
   void barrier() { gather(""); }
+
+ protected:
+  bool parted_ = false;
 };
 
 struct WorldOptions {

@@ -77,6 +77,19 @@ void note_overlap(Derivation& d, const Config& c) {
                               " or more, a multiple of 128, as large products need"));
 }
 
+/// Settings of data parallelism that do nothing because nobody is there to share with.
+void note_sharding(Derivation& d, const Config& c, int64_t world_size) {
+  const ParallelConfig& p = c.parallel;
+  const int64_t model = p.tensor_model_parallel_size * p.pipeline_model_parallel_size * p.context_parallel_size;
+  if (world_size % model != 0 || world_size == 1 || world_size / model / p.num_distributed_optimizer_instances != 1)
+    return;
+  const bool divides = !p.data_parallel_sharding_strategy.empty() && p.data_parallel_sharding_strategy != "no_shard";
+  const std::string why = " has no effect: only data-parallel ranks share it, and there is one (of an instance)";
+  if (divides) d.note("parallel.data_parallel_sharding_strategy" + why);
+  if (p.overlap_grad_reduce) d.note("parallel.overlap_grad_reduce" + why);
+  if (p.overlap_param_gather) d.note("parallel.overlap_param_gather" + why);
+}
+
 void derive_run(Derivation& d, Config& c, int64_t world_size) {
   if (c.parallel.expert_tensor_parallel_size == 0) {
     d.fill("parallel.expert_tensor_parallel_size", c.parallel.expert_tensor_parallel_size,
@@ -133,6 +146,7 @@ std::vector<std::string> derive_defaults(Config& config, int64_t world_size, std
   derive_shape(derivation, config.model);
   derive_run(derivation, config, world_size);
   note_overlap(derivation, config);
+  note_sharding(derivation, config, world_size);
   return derivation.take();
 }
 

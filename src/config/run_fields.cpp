@@ -28,8 +28,9 @@ namespace {
 /// Stages: their order, and what lies on each.
 void add_pipeline_fields(FieldList& list, ParallelConfig& c) {
   list.add("pipeline_schedule", c.pipeline_schedule,
-           "Order of micro-batches on a pipeline: 1f1b (interleaved with several virtual stages), gpipe, "
-           "or zero-bubble, which computes weight gradients where 1f1b would wait.")
+           "Order of micro-batches on a pipeline: 1f1b, gpipe, or zero-bubble, which computes weight gradients where "
+           "1f1b "
+           "would wait. With several virtual stages each of them is interleaved.")
       .choice({"1f1b", "gpipe", "zero-bubble"});
   list.add("num_virtual_stages_per_pipeline_rank", c.num_virtual_stages_per_pipeline_rank,
            "Parts of the model on each pipeline rank, taken in turn: a shorter bubble for more transfers.")
@@ -64,7 +65,7 @@ std::vector<Field> fields(ParallelConfig& c) {
   list.add("cp_comm_type", c.cp_comm_type,
            "How attention crosses the ranks that share a sequence: p2p passes keys and values around while it works, "
            "all_gather fetches all of them first, a2a gives each rank whole sequences of some heads, a2a+p2p is a2a in "
-           "groups of neighbours and p2p between the groups.")
+           "groups of neighbours and p2p between the groups. One kind, for all layers.")
       .choice({"p2p", "all_gather", "a2a", "a2a+p2p"});
   list.add("hierarchical_context_parallel_sizes", c.hierarchical_context_parallel_sizes,
            "cp_comm_type a2a+p2p: [ranks of a group, number of groups], whose product is context_parallel_size.")
@@ -88,10 +89,11 @@ std::vector<Field> fields(ParallelConfig& c) {
   list.add("use_distributed_optimizer", c.use_distributed_optimizer,
            "Divide the optimizer's state among the data-parallel ranks: data_parallel_sharding_strategy optim.");
   list.add("overlap_grad_reduce", c.overlap_grad_reduce,
-           "Sum gradients over the data-parallel ranks, bucket by bucket, while the backward still runs.");
+           "Sum gradients over the data-parallel ranks, bucket by bucket, while the backward still runs. Not with "
+           "pipeline_model_parallel_size above 1 yet.");
   list.add("overlap_param_gather", c.overlap_param_gather,
            "With divided state: gather the updated weights while the forward already runs; with divided weights, those "
-           "of a layer while the one before it runs.");
+           "of a layer while the one before it runs. Not with pipeline_model_parallel_size above 1 yet.");
   list.add("ddp_bucket_size", c.ddp_bucket_size,
            "Elements after which a bucket of gradients or weights is communicated. Not set: the larger of 40 million "
            "and 1 million per data-parallel rank.")

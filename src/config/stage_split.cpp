@@ -158,7 +158,10 @@ void check_keys(const ParallelConfig& p) {
   const bool chunks = p.num_virtual_stages_per_pipeline_rank || p.num_layers_per_virtual_pipeline_stage;
   const bool layout = !p.pipeline_model_parallel_layout.empty();
   if (p.pipeline_model_parallel_size == 1 && (ends || accounts || chunks || layout || p.pipeline_schedule != "1f1b")) {
-    refuse("keys that split the layers into stages need pipeline_model_parallel_size above 1; leave them out");
+    refuse(
+        "pipeline_schedule and the keys that split the layers into stages need pipeline_model_parallel_size above 1; "
+        "leave "
+        "them out");
   }
   if (layout && (ends || accounts || chunks)) {
     refuse("pipeline_model_parallel_layout says all of the split; leave the other keys of it out");

@@ -3,19 +3,42 @@
 
 namespace megatron {
 
+namespace {
+
+void add_recompute_fields(FieldList& list, TrainingConfig& c) {
+  list.add("recompute_activations", c.recompute_activations, "Short for recompute_granularity: selective.");
+  list.add("recompute_granularity", c.recompute_granularity,
+           "Compute activations again in the backward instead of keeping them: of whole layers (full) or of "
+           "recompute_modules (selective). Not set: keep all.")
+      .choice({"full", "selective"});
+  list.add(
+          "recompute_method", c.recompute_method,
+          "Which layers with full: chunks of recompute_num_layers (uniform) or the first recompute_num_layers (block); "
+          "counted on each pipeline stage.")
+      .choice({"uniform", "block"});
+  list.add("recompute_num_layers", c.recompute_num_layers, "See recompute_method.").at_least(1);
+  list.add("recompute_modules", c.recompute_modules, "What selective computes again.")
+      .choice({"core_attn", "layernorm", "mlp"});
+}
+
+}  // namespace
+
 std::vector<Field> fields(TrainingConfig& c) {
   FieldList list(OnResume::kAllowed);
   list.add("micro_batch_size", c.micro_batch_size, "Samples that go through the model at once on one rank.")
       .required()
       .at_least(1);
   list.add("global_batch_size", c.global_batch_size,
-           "Samples in one step over all ranks. Not set: micro_batch_size times the data-parallel size.")
+           "Samples in one step over all ranks. Not set: the last size of step_batch_size_schedule, else "
+           "micro_batch_size times the data-parallel size.")
       .derived()
       .at_least(1)
       .refused();
-  list.add("step_batch_size_schedule", c.step_batch_size_schedule,
-           "Batch size by consumed tokens: \"0:768 250B:1536\". global_batch_size is then the last one, with which "
-           "lengths in iterations count as samples; where it changes, a checkpoint is saved, if any are.");
+  list.add(
+      "step_batch_size_schedule", c.step_batch_size_schedule,
+      "Batch size by consumed tokens: \"0:768 250B:1536\". global_batch_size is then the last one, which may "
+      "not change on resume; with it lengths in iterations count as samples, and evaluations are that large. Where "
+      "the size changes, a checkpoint is saved, if there is a save_interval.");
   list.add("train_iters", c.train_iters, "Length of the training in steps (or give train_samples).").at_least(1);
   list.add("train_samples", c.train_samples, "Length of the training in samples (or give train_iters).").at_least(1);
   list.add("eval_interval", c.eval_interval,
@@ -33,18 +56,7 @@ std::vector<Field> fields(TrainingConfig& c) {
           "One divisor for the loss: the weighted tokens of the whole global batch. false: the mean over micro-batches "
           "of each one's mean.")
       .refused();
-  list.add("recompute_activations", c.recompute_activations, "Short for recompute_granularity: selective.");
-  list.add("recompute_granularity", c.recompute_granularity,
-           "Compute activations again in the backward instead of keeping them: of whole layers (full) or of "
-           "recompute_modules (selective). Not set: keep all.")
-      .choice({"full", "selective"});
-  list.add(
-          "recompute_method", c.recompute_method,
-          "Which layers with full: chunks of recompute_num_layers (uniform) or the first recompute_num_layers (block).")
-      .choice({"uniform", "block"});
-  list.add("recompute_num_layers", c.recompute_num_layers, "See recompute_method.").at_least(1);
-  list.add("recompute_modules", c.recompute_modules, "What selective computes again.")
-      .choice({"core_attn", "layernorm", "mlp"});
+  add_recompute_fields(list, c);
   list.add("iterations_to_skip", c.iterations_to_skip, "Iterations whose batch is read but not trained on.")
       .at_least(1);
   list.add(

@@ -218,7 +218,7 @@ bool is_gathered(const Program& program, ValueId v) {
   if (producer == kNone) return false;
   const Op& op = program.op(producer);
   JoinInfo info;
-  if (!is_join(*op.kind, &info)) return op.kind->name() == "all_gather";
+  if (!is_join(*op.kind, &info)) return op.kind->name() == "all_gather" && op.kind->comm_axis() == "tp";
   return std::all_of(op.operands.begin(), op.operands.end(),
                      [&](ValueId part) { return part != kNone && is_gathered(program, part); });
 }

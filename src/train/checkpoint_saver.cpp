@@ -199,13 +199,13 @@ void CheckpointSaver::fail(const std::string& reason) {
   const int64_t iteration = pending_->iteration;
   pending_.reset();
   if (reason[0] == kLost) {
-    throw DataError(str_cat("another job has taken over the checkpoint folder of this run: ", reason.substr(1),
-                            ". Only one of them may go on; give this one another run.dir or checkpoint.save"));
+    throw AgreedError(str_cat("another job has taken over the checkpoint folder of this run: ", reason.substr(1),
+                              ". Only one of them may go on; give this one another run.dir or checkpoint.save"));
   }
   failure_ = str_cat("the checkpoint of iteration ", iteration, " was not saved: ", reason.substr(1));
   if (++failures_ >= kMaxFailures) {
-    throw DataError(str_cat(failure_, " This was the failed save number ", failures_,
-                            " in a row: the run ends, the newest complete checkpoint is as it was"));
+    throw AgreedError(str_cat(failure_, " This was the failed save number ", failures_,
+                              " in a row: the run ends, the newest complete checkpoint is as it was"));
   }
   log_warn(str_cat(failure_, " Training goes on; failed save ", failures_, " of ", kMaxFailures,
                    " in a row that end the run"));

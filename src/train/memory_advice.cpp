@@ -138,6 +138,8 @@ class Adviser {
   void shorter_sequence() {
     const int64_t length = config_.model.seq_length / 2;
     if (length < 1 || config_.model.seq_length % 2 != 0) return;
+    const int64_t context = config_.parallel.context_parallel_size;
+    if (context > 1 && length % (2 * context) != 0) return;
     add({str_cat("model.seq_length=", length), "; another training task",
          needed_with([&](Config& c) { c.model.seq_length = length; })});
   }

@@ -172,7 +172,7 @@ std::vector<StateTensor> state_tensors(const Program& program, const Store& stor
   size_t number = 0;
   const auto add = [&](const std::string& name, StateKind kind, const ParameterInfo& p) {
     const Part part = part_of(store, program.mesh, name);
-    if (!part.tensor) return;
+    if (store.tensors().count(name) == 0) return;  // a part without elements counts: all ranks number alike
     const ValueInfo& info = store.type(name);
     const Box box = stored_box(name, info.shape, p.init, local_box(info.shape, info.placement, program.mesh));
     const TensorRecord record = stored_record(name, kind, part.tensor.dtype, info.shape, p.init);

@@ -69,16 +69,19 @@ bool in_module(const std::string& scope, const std::string& module) {
 
 /// Values of a layer that full recomputation drops: uniform keeps the input of every chunk of N layers, block
 /// recomputes the first N layers only, each from its input.
-bool dropped_by_full(const TrainingConfig& training, const Program& program, ValueId v) {
+bool dropped_by_full(const TrainingConfig& training, const Program& program, ValueId v, int64_t first_layer) {
   const int64_t layer = layer_of(program.op(program.value(v).producer).scope);
   if (layer < 0) return false;
+  const int64_t place = layer - first_layer;
   const bool output = program.value(v).name == str_cat("decoder.layers.", layer, ".", kLayerOutput);
   const int64_t n = training.recompute_num_layers.value_or(1);
-  if (training.recompute_method == "block") return layer < n && !output;
-  return !output || (layer + 1) % n != 0;
+  if (training.recompute_method == "block") return place < n && !output;
+  return !output || (place + 1) % n != 0;
 }
 
-void apply_recompute(const TrainingConfig& training, const ParallelContext& parallel, Program& program) {
+/// `first_layer`: of the part of the model that the program is; layers are counted from it.
+void apply_recompute(const TrainingConfig& training, const ParallelContext& parallel, Program& program,
+                     int64_t first_layer) {
   const bool gathers = parallel.sequence_parallel(), configured = !training.recompute_granularity.empty();
   const bool weights = parallel.data().sharding == Sharding::kParameters && data_parallel_size(parallel.mesh()) > 1;
   if (!gathers && !weights && !configured) return;
@@ -86,7 +89,7 @@ void apply_recompute(const TrainingConfig& training, const ParallelContext& para
   recompute(program, [&](const Program& p, ValueId v) {
     if ((gathers && is_gathered(p, v)) || (weights && is_gathered_weight(p, v))) return true;
     if (!configured) return false;
-    if (full) return dropped_by_full(training, p, v);
+    if (full) return dropped_by_full(training, p, v, first_layer);
     const Op& producer = p.op(p.value(v).producer);
     return std::any_of(training.recompute_modules.begin(), training.recompute_modules.end(),
                        [&](const std::string& module) { return in_module(producer.scope, module); });
@@ -167,7 +170,7 @@ Program make_loss_program(const Config& config, const ModelSpec& spec, const Par
   trace_loss(t, spec, parallel, options);
   if (training) {
     differentiate(program);
-    apply_recompute(config.training, parallel, program);
+    apply_recompute(config.training, parallel, program, options.part ? options.part->first_layer : 0);
     apply_data_parallel(parallel.data(), program);
     if (config.parallel.pipeline_schedule == "zero-bubble") move_weight_gradients(program);
   } else {
@@ -367,7 +370,8 @@ std::string describe_plan(const Config& config, const TrainPrograms& programs,
     for (const MeshAxis& axis : mesh.axes) axes.push_back(str_cat(axis.name, " ", axis.size));
     text += str_cat("ranks        ", mesh.world_size(), ": ", join(axes, ", "),
                     config.parallel.sequence_parallel ? ", sequence parallel" : "", divided_text(config.parallel, mesh),
-                    "; memory is that of one rank\n");
+                    config.parallel.pipeline_model_parallel_size > 1 ? "; memory is that of a rank of the first stage\n"
+                                                                     : "; memory is that of one rank\n");
   }
   text += describe_pipeline(config, programs);
   text += str_cat("precision    ", name_of(spec.dtype), " parameters and activations, ",

@@ -63,6 +63,8 @@ class RankContext {
   void first_step_is_done();
   /// What the monitor's thread does before it ends this process because of another rank.
   void before_end(std::function<void(const Verdict&)> report);
+  /// This rank ends with an error that all of them have.
+  void part() { fail(""); }
   /// The others end too: this rank ends with an error of its own.
   void fail(const std::string& reason);
 

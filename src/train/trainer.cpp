@@ -60,6 +60,9 @@ class Trainer {
       return loop();
     } catch (const PeerFailure&) {
       throw;
+    } catch (const AgreedError&) {
+      ranks_->part();
+      throw;
     } catch (const std::exception& error) {
       ranks_->fail(error.what());
       throw;
@@ -230,7 +233,7 @@ class Trainer {
       for (const auto& sink : sinks_) sink->write(metrics);
       if (steps_->fatal().empty()) continue;
       checkpoints_->finish();
-      throw DataError(steps_->fatal());
+      throw AgreedError(steps_->fatal());
     }
   }
 
@@ -325,7 +328,7 @@ class Trainer {
     checkpoints_->finish();
     save();
     checkpoints_->finish();
-    if (checkpoints_->committed() != progress_.iteration) throw DataError(checkpoints_->failure());
+    if (checkpoints_->committed() != progress_.iteration) throw AgreedError(checkpoints_->failure());
   }
 
   const Config& config_;

@@ -30,6 +30,11 @@ constexpr Layout kLayouts[] = {
     {"pp2dp2", 4,
      " --set parallel.pipeline_model_parallel_size=2 --set parallel.pipeline_schedule=zero-bubble --set "
      "parallel.decoder_first_pipeline_num_layers=1"},
+    {"cp2", 2, " --set parallel.context_parallel_size=2"},
+    {"cp2dp2", 4,
+     " --set parallel.context_parallel_size=2 --set parallel.cp_comm_type=[a2a] --set "
+     "parallel.use_distributed_optimizer=true --set parallel.overlap_grad_reduce=true --set "
+     "parallel.overlap_param_gather=true --set checkpoint.async_save=true"},
 };
 
 /// Runs the program on settings in a folder of its own.
@@ -164,7 +169,11 @@ TEST_CASE("jobs: a rank that cannot write its share makes all ranks give the sav
                 jobs.command("run", kLayouts[1].settings), " --set checkpoint.async_save=", mode, "'");
     const JobResult result = tiny::run_mpirun(2, rank);
     INFO(result.output);
-    CHECK(result.code != 0);
+    CHECK(result.code == 3);
+    const std::string status = jobs.read("run/exit_status.json");
+    INFO(status);
+    CHECK(status.find("\"code\": 3") != std::string::npos);
+    CHECK(status.find("rank ") == std::string::npos);  // all ranks know of it: nobody is to blame
     CHECK(result.count("the checkpoint of iteration 8 was not saved: cannot write ") == 1);
     CHECK(result.count("shard-00001-00000.safetensors: File too large") >= 1);
     CHECK(result.count("failed save 1 of 3") == 1);

@@ -48,12 +48,11 @@ const std::vector<PipelineCase>& cases_of_four_layers() {
        8,
        2,
        {{"parallel.tensor_model_parallel_size", "2"}, {"parallel.sequence_parallel", "true"}}},
-      {"tp2 x pp2, sp, collectives in pieces, zero-bubble",
+      {"tp2 x pp2, sp, zero-bubble",
        4,
        2,
        {{"parallel.tensor_model_parallel_size", "2"},
         {"parallel.sequence_parallel", "true"},
-        {"parallel.tp_comm_overlap", "true"},
         {"parallel.pipeline_schedule", "zero-bubble"}}},
   };
   return cases;

@@ -44,7 +44,7 @@ class MpiWorld final : public World {
   }
 
   ~MpiWorld() override {
-    if (std::uncaught_exceptions() > exceptions_) fail("it ended with an error");
+    if (!parted_ && std::uncaught_exceptions() > exceptions_) fail("it ended with an error");
     if (job_->failed()) {  // MPI_Finalize would wait for ranks that may not come
       job_->leave_together();
       return;
