@@ -35,6 +35,7 @@ fail() {
 lose() {
   local signal=$1 rank=$2 limit=$3
   rm -rf "$work/run" "$work"/pid.*
+  # shellcheck disable=SC2016  # for the shell of each rank
   timeout 120 mpirun "${root[@]}" --oversubscribe --bind-to none --mca mpi_yield_when_idle 1 -n $ranks \
     sh -c 'echo $$ > "$work/pid.$OMPI_COMM_WORLD_RANK"; exec "$megatron" pretrain --config "$work/run.yaml" --set run.dir="$work/run"' \
     > "$work/output" 2>&1 &
@@ -65,7 +66,9 @@ lose() {
   code=0
   "$megatron" pretrain --config "$work/run.yaml" --set run.dir="$work/run" --set run.exit_interval=1 \
     > "$work/output" 2>&1 || code=$?
-  ((code == 75)) && grep -q "resumed from" "$work/output" || fail "going on from the checkpoint ended with $code"
+  if ((code != 75)) || ! grep -q "resumed from" "$work/output"; then
+    fail "going on from the checkpoint ended with $code"
+  fi
   echo "SIG$signal of rank $rank: ended after $took ms, $(grep -o 'resumed from [^:]*' "$work/output" | sed 's/.*iter_0*/checkpoint /')"
 }
 
