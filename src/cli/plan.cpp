@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "base/error.h"
+#include "base/strings.h"
 #include "cli/commands.h"
 #include "cli/config_options.h"
 #include "parallel/mesh.h"
@@ -17,7 +18,7 @@ namespace {
 
 struct PlanCommand {
   ConfigOptions config;
-  int64_t world_size = 1;
+  int64_t world_size = 1, rank = 0;
   bool print_program = false;
 };
 
@@ -41,14 +42,21 @@ void add_plan_command(CLI::App& app) {
       app.add_subcommand("plan", "Print parameters, memory by purpose, FLOPs and decisions of a configuration");
   auto options = std::make_shared<PlanCommand>();
   add_config_options(*command, options->config);
-  command->add_option("--world-size", options->world_size, "Number of ranks; the plan is that of the first")
+  command->add_option("--world-size", options->world_size, "Number of ranks; the plan is that of one of them")
       ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  command->add_option("--rank", options->rank, "The rank that is planned: pipeline stages differ")
+      ->check(CLI::NonNegativeNumber.description(""))
       ->capture_default_str();
   command->add_flag("--print-program", options->print_program,
                     "Also print every operation of the step, forward, backward and update");
   command->callback([options] {
     const LoadedConfig loaded = load_config(options->config, options->world_size);
-    const ParallelContext parallel = make_parallel_context(loaded.config, options->world_size, 0);
+    if (options->rank >= options->world_size) {
+      throw UsageError(str_cat("--rank ", options->rank, ": the ranks of --world-size ", options->world_size,
+                               " are 0 to ", options->world_size - 1));
+    }
+    const ParallelContext parallel = make_parallel_context(loaded.config, options->world_size, options->rank);
     const TrainPrograms programs = make_train_programs(loaded.config, vocab_size_of(loaded.config), parallel);
     std::printf("%s", describe_plan(loaded.config, programs, loaded.decisions).c_str());
     if (options->print_program) print_programs(programs);

@@ -367,11 +367,14 @@ std::string describe_plan(const Config& config, const TrainPrograms& programs,
   }
   if (mesh.rank() > 0) {
     std::vector<std::string> axes;
-    for (const MeshAxis& axis : mesh.axes) axes.push_back(str_cat(axis.name, " ", axis.size));
+    std::string stage;
+    for (const MeshAxis& axis : mesh.axes) {
+      axes.push_back(str_cat(axis.name, " ", axis.size));
+      if (axis.name == "pp") stage = str_cat(" of stage ", axis.coordinate + 1);
+    }
     text += str_cat("ranks        ", mesh.world_size(), ": ", join(axes, ", "),
                     config.parallel.sequence_parallel ? ", sequence parallel" : "", divided_text(config.parallel, mesh),
-                    config.parallel.pipeline_model_parallel_size > 1 ? "; memory is that of a rank of the first stage\n"
-                                                                     : "; memory is that of one rank\n");
+                    "; memory is that of one rank", stage, "\n");
   }
   text += describe_pipeline(config, programs);
   text += str_cat("precision    ", name_of(spec.dtype), " parameters and activations, ",

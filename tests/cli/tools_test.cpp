@@ -32,6 +32,17 @@ TEST_CASE("plan, dry run and validate look at a configuration without training")
       work.succeed({"plan", "--config", "tiny.yaml", "--world-size", "4", "--set",
                     "parallel.tensor_model_parallel_size=2", "--set", "training.micro_batch_size=2"});
   prints(mesh, {"256 tokens in 2 micro-batches of 2 on each data-parallel rank", "4: tp 2, dp 2"});
+  const auto stage = [&](const char* rank) {
+    return work.succeed({"plan", "--config", "tiny.yaml", "--world-size", "2", "--set",
+                         "parallel.pipeline_model_parallel_size=2", "--rank", rank});
+  };
+  const std::string first = stage("0"), last = stage("1");  // the last has the logits
+  prints(first, {"2: pp 2; memory is that of one rank of stage 1\n"});
+  prints(last, {"of stage 2\n"});
+  CHECK(first.substr(first.find("\n  total")) != last.substr(last.find("\n  total")));
+  const Outcome beyond = work.run({"plan", "--config", "tiny.yaml", "--rank", "1"});
+  CHECK(beyond.code == 2);
+  CHECK(has(beyond.err, "--rank 1: the ranks of --world-size 1 are 0 to 0"));
 
   const std::string dry = work.succeed({"pretrain", "--config", "tiny.yaml", "--dry-run"});
   prints(dry, {"(44192)", "nothing was trained"});
