@@ -1,4 +1,6 @@
 // The sub-command as users call it, within the process.
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <filesystem>
 #include <fstream>
@@ -21,7 +23,8 @@ void run(const std::vector<std::string>& words) {
 }
 
 struct Folder {
-  std::string path = (std::filesystem::temp_directory_path() / "megatron-tokenizer-cli").string();
+  std::string path =
+      (std::filesystem::temp_directory_path() / ("megatron-tokenizer-cli-" + std::to_string(::getpid()))).string();
   Folder() { std::filesystem::create_directories(path); }
   ~Folder() { std::filesystem::remove_all(path); }
   std::string write(const std::string& name, const std::string& text) const {

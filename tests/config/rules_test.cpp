@@ -1,6 +1,8 @@
 // Every rule of the table is triggered by at least one case here; a rule without a case fails the last test.
 #include "config/rules.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
@@ -257,7 +259,9 @@ class SoundFile {
   std::string path() const { return path_; }
 
  private:
-  std::string path_ = (std::filesystem::temp_directory_path() / "megatron_rules_test.yaml").string();
+  // Cases run side by side in processes of their own.
+  std::string path_ =
+      (std::filesystem::temp_directory_path() / str_cat("megatron_rules_test_", ::getpid(), ".yaml")).string();
 };
 
 }  // namespace
