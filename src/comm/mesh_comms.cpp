@@ -74,16 +74,11 @@ MeshComms make_mesh_comms(World& world, const Mesh& mesh, Device& device, std::s
   } else {
     comms.world = &world.host_comm();
   }
-  std::vector<std::vector<std::string>> groups;
-  for (const std::string& axis : all) groups.push_back({axis});
-  if (contains(all, "dp") && contains(all, "cp")) groups.push_back({"dp", "cp"});
   const auto add = [&](const std::string& name, int colour, int key) {  // in one order on all ranks
     auto comm = comms.world->split(colour, key, name);
     comms.by_name[name] = recorder ? make_recorded_comm(std::move(comm), recorder) : std::move(comm);
   };
-  for (const std::vector<std::string>& names : groups) {
-    add(join(names, "-"), index_over(mesh, names, false), index_over(mesh, names, true));
-  }
+  for (const std::string& axis : all) add(axis, index_over(mesh, {axis}, false), index_over(mesh, {axis}, true));
   if (!contains(all, "pp")) return comms;
   const int others = index_over(mesh, {"pp"}, false), stage = index_over(mesh, {"pp"}, true);
   const bool is_end = stage == 0 || stage == mesh.axes[static_cast<size_t>(mesh.find("pp"))].size - 1;

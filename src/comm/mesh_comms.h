@@ -24,7 +24,7 @@ enum class Traffic : uint8_t { kReal, kLocal };
 struct MeshComms {
   std::unique_ptr<Comm> owned_world;                     ///< on GPUs, and without traffic; on the CPU the world's own
   Comm* world = nullptr;                                 ///< all ranks
-  std::map<std::string, std::unique_ptr<Comm>> by_name;  ///< "tp", "cp", "dp", "pp", and "dp-cp" where both are there
+  std::map<std::string, std::unique_ptr<Comm>> by_name;  ///< by axis, and the two above
 
   /// nullptr for an axis of one rank.
   Comm* find(const std::string& name) const;
@@ -33,9 +33,8 @@ struct MeshComms {
 };
 
 /// `mesh` is this rank's, with the axes of more than one rank, first axis fastest: the product of their sizes is the
-/// world's size, and the coordinates are those of the rank. "dp-cp" holds the ranks that share parameters, cp fastest:
-/// a gradient that is partial over both is summed in one call. A collective call. `device` decides between the world's
-/// host communicator and NCCL. With a recorder every call of the axes' communicators is recorded.
+/// world's size, and the coordinates are those of the rank. A collective call. `device` decides between the
+/// world's host communicator and NCCL. With a recorder every call of the axes' communicators is recorded.
 MeshComms make_mesh_comms(World& world, const Mesh& mesh, Device& device,
                           std::shared_ptr<FlightRecorder> recorder = nullptr, Traffic traffic = Traffic::kReal);
 

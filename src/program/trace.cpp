@@ -59,52 +59,43 @@ Value Trace::declare(const ValueInfo& info) {
   return {id};
 }
 
-Value Trace::parameter(const std::string& name, DType dtype, const Dims& shape, const Placement& placement,
-                       const Init& init) {
-  const bool fresh = program_.by_name.count(name) == 0;
+namespace {
+
+/// The type of a value that is known by name.
+ValueInfo named(const std::string& name, DType dtype, const Dims& shape, const Placement& placement, Lifetime lifetime,
+                int sample_dim = -1) {
   ValueInfo info;
   info.name = name;
   info.dtype = dtype;
   info.shape = shape;
   info.placement = placement;
-  info.lifetime = Lifetime::kParameter;
-  const Value v = declare(info);
+  info.lifetime = lifetime;
+  info.sample_dim = sample_dim;
+  return info;
+}
+
+}  // namespace
+
+Value Trace::parameter(const std::string& name, DType dtype, const Dims& shape, const Placement& placement,
+                       const Init& init) {
+  const bool fresh = program_.by_name.count(name) == 0;
+  const Value v = declare(named(name, dtype, shape, placement, Lifetime::kParameter));
   if (fresh) program_.parameters.push_back({v.id, kNone, init});
   return v;
 }
 
 Value Trace::state(const std::string& name, DType dtype, const Dims& shape, const Placement& placement) {
-  ValueInfo info;
-  info.name = name;
-  info.dtype = dtype;
-  info.shape = shape;
-  info.placement = placement;
-  info.lifetime = Lifetime::kState;
-  return declare(info);
+  return declare(named(name, dtype, shape, placement, Lifetime::kState));
 }
 
 Value Trace::input(const std::string& name, DType dtype, const Dims& shape, const Placement& placement,
                    int sample_dim) {
-  ValueInfo info;
-  info.name = name;
-  info.dtype = dtype;
-  info.shape = shape;
-  info.placement = placement;
-  info.lifetime = Lifetime::kInput;
-  info.sample_dim = sample_dim;
-  return declare(info);
+  return declare(named(name, dtype, shape, placement, Lifetime::kInput, sample_dim));
 }
 
 Value Trace::received(const std::string& name, DType dtype, const Dims& shape, const Placement& placement,
                       int sample_dim) {
-  ValueInfo info;
-  info.name = name;
-  info.dtype = dtype;
-  info.shape = shape;
-  info.placement = placement;
-  info.lifetime = Lifetime::kReceived;
-  info.sample_dim = sample_dim;
-  return declare(info);
+  return declare(named(name, dtype, shape, placement, Lifetime::kReceived, sample_dim));
 }
 
 Value Trace::receive(const std::string& name, DType dtype, const Dims& shape, const Placement& placement,

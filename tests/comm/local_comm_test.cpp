@@ -84,8 +84,7 @@ TEST_CASE("without traffic the groups of a mesh are the real ones, and nobody is
     const auto device = make_cpu_device();
     MeshComms comms = make_mesh_comms(world, mesh, *device, nullptr, Traffic::kLocal);
     for (const auto& [name, size, place] :
-         {std::tuple("tp", 2, r % 2), std::tuple("cp", 2, r / 2 % 2), std::tuple("dp", 2, r / 4),
-          std::tuple("dp-cp", 4, r / 2 % 2 + 2 * (r / 4))}) {
+         {std::tuple("tp", 2, r % 2), std::tuple("cp", 2, r / 2 % 2), std::tuple("dp", 2, r / 4)}) {
       const Comm* comm = comms.find(name);
       if (comm == nullptr || comm->size() != size || comm->rank() != place) throw InternalError(name);
     }
