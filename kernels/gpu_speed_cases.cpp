@@ -1,9 +1,12 @@
 #include "kernels/gpu_speed_cases.h"
 
+#include <algorithm>
+
 #include "base/strings.h"
 #include "kernels/activation/cases.h"
 #include "kernels/adamw/cases.h"
 #include "kernels/attention/cases.h"
+#include "kernels/attention_merge/cases.h"
 #include "kernels/cast/cases.h"
 #include "kernels/dropout/cases.h"
 #include "kernels/embedding/cases.h"
@@ -16,6 +19,8 @@
 #include "kernels/rmsnorm/cases.h"
 #include "kernels/rope/cases.h"
 #include "kernels/sgd/cases.h"
+#include "kernels/spread_groups/cases.h"
+#include "kernels/zigzag_order/cases.h"
 
 namespace megatron {
 namespace {
@@ -146,6 +151,70 @@ std::vector<OpCases> gpu_speed_cases() {
       {"sgd", {sgd_case("64 M parameters", kWeight, 0.9, 10, 0)}},
       {"sum_of_squares", {resized(sum_of_squares_cases().back(), "64 M elements", kWeight)}},
   };
+  for (OpCases& op : ops) {
+    for (OpCase& c : op.cases) c.speed = true;
+  }
+  return ops;
+}
+
+namespace {
+
+/// The products of a grid, and what tensor-parallel ranks leave of LLaMA-3-8B.
+std::vector<OpCase> linear_machine_cases() {
+  std::vector<OpCase> cases = linear_speed_cases();
+  const auto add = [&](int64_t rows, int64_t out, int64_t in) {
+    cases.push_back(product_case("product", rows, out, in, false));
+  };
+  for (const int64_t rows : {2048, 8192}) {
+    for (const int64_t out : {1024, 2048, 4096, 8192}) {
+      for (const int64_t in : {1024, 2048, 4096, 8192}) add(rows, out, in);
+    }
+    add(rows, 28672, 4096);
+    add(rows, 4096, 14336);
+  }
+  for (const int64_t ranks : {2, 4}) {
+    add(8192, 6144 / ranks, 4096);
+    add(8192, 28672 / ranks, 4096);
+    add(8192, 4096, 14336 / ranks);
+  }
+  return cases;
+}
+
+/// As models choose it: the best implementation that repeats to the same bits.
+std::vector<OpCase> attention_machine_cases() {
+  std::vector<OpCase> cases;
+  const auto add = [&](const AttentionCaseShape& shape) { cases.push_back(attention_case("causal", shape, {})); };
+  add({1024, 1024, 64, 12, 1, 64, 64});
+  add({2048, 2048, 1, 8, 4, 128, 128});
+  add({4096, 4096, 2, 8, 4, 128, 128});
+  add({8192, 8192, 2, 8, 4, 64, 64});
+  for (const int64_t groups : {2, 4, 8}) add({8192, 8192, 1, groups, 4, 128, 128});
+  add({32768, 32768, 1, 8, 4, 128, 128});
+  return cases;
+}
+
+}  // namespace
+
+std::vector<OpCases> gpu_machine_cases() {
+  std::vector<OpCases> ops = gpu_speed_cases();
+  std::erase_if(ops, [](const OpCases& op) { return op.op == "kv_cache"; });
+  const auto cases_of = [&](const std::string& name) -> std::vector<OpCase>& {
+    const auto found = std::find_if(ops.begin(), ops.end(), [&](const OpCases& op) { return op.op == name; });
+    if (found != ops.end()) return found->cases;
+    ops.push_back({name, {}});
+    return ops.back().cases;
+  };
+  cases_of("linear") = linear_machine_cases();
+  cases_of("attention") = attention_machine_cases();
+  const auto head = [&](int64_t tokens, int64_t vocabulary) {
+    return lm_head_loss_case(str_cat("8b ", tokens, ", ", vocabulary, " words"), tokens, 1, 4096, vocabulary,
+                             vocabulary, 0.02);
+  };
+  cases_of("lm_head_loss").push_back(head(8192, 64128));
+  cases_of("lm_head_loss").push_back(head(2048, 128256));
+  cases_of("spread_groups") = {spread_groups_case("8b qkv", 2, {8, 6, 128, 4096})};
+  cases_of("zigzag_order") = {zigzag_order_case("8b keys", 2, {32768, 1, 8, 128}, SequenceOrder::kNatural)};
+  cases_of("attention_merge") = {attention_merge_case("8b", 2, {8192, 1, 8, 4, 128})};
   for (OpCases& op : ops) {
     for (OpCase& c : op.cases) c.speed = true;
   }

@@ -11,4 +11,9 @@ namespace megatron {
 /// tokens.
 std::vector<OpCases> gpu_speed_cases();
 
+/// The same and further sizes, each as models run it, so that the time of most operations of a model lies between
+/// measured ones: products of 2048 and of 8192 rows over widths from 1024 to 28672, and what tensor-parallel ranks
+/// leave of a layer.
+std::vector<OpCases> gpu_machine_cases();
+
 }  // namespace megatron

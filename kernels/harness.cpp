@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "base/strings.h"
 #include "kernels/attention/attention.h"
+#include "kernels/cast/cast.h"
 #include "kernels/harness_run.h"
 #ifdef MEGATRON_HAVE_CUDA
 #include "kernels/cuda/timer.h"
@@ -278,24 +279,49 @@ double time_on_cpu(double seconds, const std::function<void()>& run) {
   return median(times);
 }
 
+double time_on(Device& device, double seconds, const std::function<void()>& launch) {
+  return device.kind() == DeviceKind::kCuda ? time_on_cuda(device, seconds, launch) : time_on_cpu(seconds, launch);
+}
+
 PhaseSpeed measure_phase(CaseRun& run, Phase phase, double seconds) {
-  const auto launch = [&] { run.launch(phase); };
-  const bool cuda = run.device().kind() == DeviceKind::kCuda;
-  const double time = cuda ? time_on_cuda(run.device(), seconds, launch) : time_on_cpu(seconds, launch);
+  const double time = time_on(run.device(), seconds, [&] { run.launch(phase); });
   const Cost cost = run.plan().cost(phase);
   return {time, cost.bytes, cost.flops};
+}
+
+/// The case with nothing added to the operation and its gradient, and with its contents.
+CaseRun run_for_speed(const OpCase& c, DType dtype, ThreadPool& pool, DeviceKind device, bool reuse) {
+  constexpr int64_t kPeriod = int64_t{1} << 20;
+  CaseRun run(c, {.compute = dtype, .reuse = reuse, .all_results = false, .probe = false, .device = device}, &pool);
+  run.write(make_contents(c, dtype, kPeriod));
+  return run;
 }
 
 }  // namespace
 
 CaseSpeed measure_case(const OpCase& c, DType dtype, ThreadPool& pool, double seconds, DeviceKind device) {
-  constexpr int64_t kPeriod = int64_t{1} << 20;
-  CaseRun run(c, {.compute = dtype, .all_results = false, .probe = false, .device = device}, &pool);
-  run.write(make_contents(c, dtype, kPeriod));
+  CaseRun run = run_for_speed(c, dtype, pool, device, true);
   CaseSpeed speed;
   speed.forward = measure_phase(run, Phase::kForward, seconds / 2);
   if (run.differentiated()) speed.backward = measure_phase(run, Phase::kBackward, seconds / 2);
   return speed;
+}
+
+std::vector<OperationSpeed> measure_operations(const OpCase& c, DType dtype, ThreadPool& pool, double seconds,
+                                               DeviceKind device) {
+  CaseRun run = run_for_speed(c, dtype, pool, device, false);
+  std::vector<OperationSpeed> speeds;
+  for (const Phase phase : {Phase::kForward, Phase::kBackward}) {
+    if (phase == Phase::kBackward && !run.differentiated()) break;
+    run.run(phase);  // so that operations taken alone find what they read; no memory is used twice
+    for (const Executor::BoundOp& op : run.operations(phase)) {
+      const OpKind& kind = *run.plan().program.op(op.id).kind;
+      const Cost cost = kind.cost(shapes_of(run.plan().program, run.plan().program.op(op.id)).context());
+      if (cost.bytes <= 0) continue;  // the harness's own
+      speeds.push_back({kind.name(), cost, time_on(run.device(), seconds, [&] { run.launch(phase, op); })});
+    }
+  }
+  return speeds;
 }
 
 double measure_copy(ThreadPool& pool, DeviceKind device) {
@@ -314,6 +340,14 @@ double measure_copy(ThreadPool& pool, DeviceKind device) {
     best = std::min(best, std::chrono::duration<double>(Clock::now() - begin).count());
   }
   return 2.0 * static_cast<double>(kBytes) / best;
+}
+
+double measure_launch(ThreadPool& pool, DeviceKind device) {
+  OpCase c;
+  c.name = "one element";
+  c.make = [](DType) { return cast_kind(DType::kF32); };
+  c.operands = {{.name = "x", .shape = {1}}};
+  return measure_operations(c, DType::kBF16, pool, 0.02, device).at(0).seconds;
 }
 
 std::string describe_device(DeviceKind device) {

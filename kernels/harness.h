@@ -56,8 +56,21 @@ struct CaseSpeed {
 CaseSpeed measure_case(const OpCase& c, DType dtype, ThreadPool& pool, double seconds,
                        DeviceKind device = DeviceKind::kCpu);
 
+/// One operation of a case's program, forward or backward.
+struct OperationSpeed {
+  std::string kind;
+  Cost cost;
+  double seconds = 0;  ///< median; on CUDA as in measure_case()
+};
+/// Every operation that the case and its gradient run, each timed alone for about `seconds`.
+std::vector<OperationSpeed> measure_operations(const OpCase& c, DType dtype, ThreadPool& pool, double seconds,
+                                               DeviceKind device);
+
 /// Bytes per second (read plus written) of a copy: of 128 MiB on all threads of the pool, of 1 GiB on CUDA.
 double measure_copy(ThreadPool& pool, DeviceKind device = DeviceKind::kCpu);
+
+/// Seconds of an operation with next to nothing to do, as measure_operations() would give.
+double measure_launch(ThreadPool& pool, DeviceKind device);
 
 /// Name of the device, as the harness uses it.
 std::string describe_device(DeviceKind device);

@@ -58,6 +58,8 @@ class CaseRun {
   }
   /// Does not wait.
   void launch(Phase phase) { executor_->run(phase); }
+  void launch(Phase phase, const Executor::BoundOp& op) { executor_->run_op(phase, op); }
+  const std::vector<Executor::BoundOp>& operations(Phase phase) const { return executor_->bound(phase); }
   Device& device() const { return *device_; }
   bool differentiated() const { return differentiated_; }
   const Plan& plan() const { return executor_->plan(); }

@@ -5,18 +5,21 @@
 #include <cstdio>
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "base/error.h"
 #include "base/strings.h"
 #include "cli/bench.h"
+#include "cli/machine_file.h"
 #include "comm/launch.h"
 #include "comm/mesh_comms.h"
 #include "comm/self_check.h"
 #include "comm/start_check.h"
 #include "parallel/mesh.h"
 #include "parallel/rank_device.h"
+#include "train/machine_profile.h"
 
 namespace megatron {
 namespace {
@@ -28,6 +31,7 @@ struct BenchCommOptions {
   std::string dtype = "fp32";
   int64_t min_bytes = 1024, max_bytes = 0;
   double seconds = 0.2;
+  std::string machine;  ///< file
 };
 
 using Clock = std::chrono::steady_clock;
@@ -66,7 +70,6 @@ void print_world(World& world, const Device& device, const Mesh& mesh, const Mes
 
 struct Measured {
   const char* name;
-  double factor;  ///< bytes on a link per byte of the whole tensor, for n ranks
   std::function<void()> call;
 };
 
@@ -74,18 +77,17 @@ struct Measured {
 std::vector<Measured> collectives(Comm& comm, Device& device, const Buffer& a, const Buffer& b, DType dtype,
                                   int64_t count, std::vector<int64_t>& counts) {
   const int n = comm.size();
-  const double others = static_cast<double>(n - 1) / n;
   void* const stream = device.stream();
   counts.assign(static_cast<size_t>(n), count / n);
   const Tensor source = make_tensor(a.data(), dtype, {count}), target = make_tensor(b.data(), dtype, {count});
   const Tensor part = make_tensor(a.data(), dtype, {count / n}), own = make_tensor(b.data(), dtype, {count / n});
   const int64_t* const even = counts.data();
-  return {{"all_reduce", 2 * others, [=, &comm] { comm.all_reduce(source, target, Reduction::kSum, stream); }},
-          {"all_gather", others, [=, &comm] { comm.all_gather(part, target, even, stream); }},
-          {"reduce_scatter", others, [=, &comm] { comm.reduce_scatter(source, own, even, stream); }},
-          {"all_to_all", others, [=, &comm] { comm.all_to_all(source, target, even, even, stream); }},
-          {"broadcast", 1, [=, &comm] { comm.broadcast(source, 0, stream); }},
-          {"send/receive", 1,
+  return {{"all_reduce", [=, &comm] { comm.all_reduce(source, target, Reduction::kSum, stream); }},
+          {"all_gather", [=, &comm] { comm.all_gather(part, target, even, stream); }},
+          {"reduce_scatter", [=, &comm] { comm.reduce_scatter(source, own, even, stream); }},
+          {"all_to_all", [=, &comm] { comm.all_to_all(source, target, even, even, stream); }},
+          {"broadcast", [=, &comm] { comm.broadcast(source, 0, stream); }},
+          {"send/receive",
            [=, &comm] { comm.exchange(source, (comm.rank() + 1) % n, target, (comm.rank() + n - 1) % n, stream); }}};
 }
 
@@ -103,7 +105,8 @@ double time_call(World& world, Device& device, const BenchCommOptions& options, 
   return repeat(std::clamp(static_cast<int64_t>(options.seconds / once), int64_t{2}, int64_t{10000}));
 }
 
-void measure(World& world, Device& device, const BenchCommOptions& options, Comm& comm) {
+/// Rank 0 gets a point for each line.
+std::vector<CollectivePoint> measure(World& world, Device& device, const BenchCommOptions& options, Comm& comm) {
   const DType dtype = parse_dtype(options.dtype);
   const bool cuda = device.kind() == DeviceKind::kCuda;
   const int64_t most = options.max_bytes > 0 ? options.max_bytes : cuda ? int64_t{1} << 30 : int64_t{1} << 24;
@@ -116,18 +119,42 @@ void measure(World& world, Device& device, const BenchCommOptions& options, Comm
                 "collective", "bytes", "time", "bus bandwidth");
   }
   std::vector<int64_t> counts;
+  std::vector<CollectivePoint> points;
   for (size_t op = 0; op < 6; ++op) {
     for (int64_t bytes = options.min_bytes; bytes <= most; bytes *= 8) {
       const int64_t count = round_up(bytes, unit) / size_of(dtype);
       const Measured m = collectives(comm, device, a, b, dtype, count, counts)[op];
       const double seconds = time_call(world, device, options, m.call);
       if (world.rank() != 0) continue;
-      const double moved = m.factor * static_cast<double>(count * size_of(dtype));
+      points.push_back({m.name, comm.size(), static_cast<double>(count * size_of(dtype)), seconds});
+      const double moved = bus_factor(m.name, comm.size()) * points.back().bytes;
       std::printf("  %-14s %12s %9.1f us %9.2f GB/s\n", m.name, format_bytes(static_cast<double>(bytes)).c_str(),
                   1e6 * seconds, 1e-9 * moved / seconds);
       std::fflush(stdout);
     }
   }
+  return points;
+}
+
+/// Puts the points into the file; those of other numbers of ranks stay.
+void write_points(const BenchCommOptions& options, const Device& device, const std::vector<CollectivePoint>& points) {
+  MachineConfig machine = read_machine_file(options.machine);
+  if (machine.device.empty()) machine.device = device.description();
+  if (machine.device != device.description()) {
+    throw UsageError(str_cat("--machine: ", options.machine, " holds figures of '", machine.device, "', and this is '",
+                             device.description(), "'; name another file"));
+  }
+  if (machine.measured.empty()) machine.measured = measured_today();
+  std::set<int> fresh;
+  for (const CollectivePoint& p : points) fresh.insert(p.ranks);
+  std::vector<std::string> entries;
+  for (const CollectivePoint& old : read_collectives(machine)) {
+    if (fresh.count(old.ranks) == 0) entries.push_back(to_text(old));
+  }
+  for (const CollectivePoint& p : points) entries.push_back(to_text(p));
+  machine.collectives = entries;
+  write_machine_file(options.machine, machine);
+  std::printf("%zu collectives: %s\n", entries.size(), options.machine.c_str());
 }
 
 void check(World& world, Device& device, Comm& comm) {
@@ -162,17 +189,21 @@ void run_rank(const BenchCommOptions& options, World& world) {
     if (comms.owned_world) comms.world = comms.owned_world.get();
   }
   print_world(world, *device, mesh, comms);
+  std::vector<CollectivePoint> points;
   const auto each = [&](Comm& comm) {
     if (options.check) return check(world, *device, comm);
-    measure(world, *device, options, comm);
+    const std::vector<CollectivePoint> more = measure(world, *device, options, comm);
+    points.insert(points.end(), more.begin(), more.end());
   };
   each(*comms.world);
   for (const auto& [name, comm] : comms.by_name) {
     if (comm->size() < world.size()) each(*comm);
   }
+  if (!options.machine.empty() && world.rank() == 0) write_points(options, *device, points);
 }
 
 void run(const BenchCommOptions& options) {
+  if (options.check && !options.machine.empty()) throw UsageError("--machine: --check measures nothing");
   const auto world = join_world(detect_launch(process_environment()));
   run_as_rank(*world, [&] { run_rank(options, *world); });
 }
@@ -203,6 +234,9 @@ void add_bench_comm_command(CLI::App& bench) {
   comm->add_option("--seconds", options->seconds, "Time for each line")
       ->check(CLI::Range(0.001, 3600.0))
       ->capture_default_str();
+  comm->add_option("--machine", options->machine,
+                   "Put the times into FILE, from which `megatron plan --machine FILE` reckons the time of a step")
+      ->type_name("FILE");
   comm->footer(
       "Start it like a run: mpirun -n 8 megatron bench comm. Bus bandwidth is what a link carries: bytes per second "
       "times "

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -12,9 +13,11 @@
 #include "base/strings.h"
 #include "base/thread_pool.h"
 #include "cli/bench.h"
+#include "cli/machine_file.h"
 #include "kernels/all_cases.h"
 #include "kernels/gpu_speed_cases.h"
 #include "kernels/linear/gemm_cpu.h"
+#include "train/machine_profile.h"
 
 namespace megatron {
 namespace {
@@ -25,6 +28,7 @@ struct BenchOpsOptions {
   int threads = 0;
   double seconds = 0.2;
   bool json = false, verbose = false;
+  std::string machine;  ///< file
 
   DeviceKind kind() const { return device == "cuda" ? DeviceKind::kCuda : DeviceKind::kCpu; }
 };
@@ -35,7 +39,9 @@ constexpr double kGpuBandwidth = 3.0e12;
 
 std::vector<OpCases> chosen_ops(const BenchOpsOptions& options) {
   const bool large = options.mode == "perf" && options.kind() == DeviceKind::kCuda;
-  std::vector<OpCases> all = large ? gpu_speed_cases() : all_op_cases();
+  std::vector<OpCases> all = !large                    ? all_op_cases()
+                             : options.machine.empty() ? gpu_speed_cases()
+                                                       : gpu_machine_cases();
   if (options.ops.empty()) return all;
   std::vector<std::string> names;
   for (const OpCases& op : all) names.push_back(op.op);
@@ -195,6 +201,60 @@ void measure(const BenchOpsOptions& options) {
   if (options.json) std::printf("%s\n", lines.dump(1).c_str());
 }
 
+/// FLOP/s of the fastest product among the points of 16-bit types, or of all when there are none.
+double fastest_product(const std::vector<OperationPoint>& points) {
+  double best = 0, best_wide = 0;
+  for (const OperationPoint& p : points) {
+    if (p.kind != "linear") continue;
+    double& target = size_of(p.dtype) == 2 ? best : best_wide;
+    target = std::max(target, p.flops / p.seconds);
+  }
+  return best > 0 ? best : best_wide;
+}
+
+/// Times every operation alone and writes section `machine`. Points of operations that are not measured now stay.
+void measure_machine(const BenchOpsOptions& options) {
+  const DeviceKind device = options.kind();
+  MachineConfig machine = read_machine_file(options.machine);
+  const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  ThreadPool pool(options.threads > 0 ? options.threads : cores);
+  const std::string name = describe_device(device);
+  if (!machine.device.empty() && machine.device != name) {
+    throw UsageError(str_cat("--machine: ", options.machine, " holds figures of '", machine.device, "', and this is '",
+                             name, "'; name another file"));
+  }
+  machine.device = name;
+  machine.measured = measured_today();
+  machine.copy_bandwidth = measure_copy(pool, device);
+  machine.launch_seconds = measure_launch(pool, device);
+  std::printf("%s, copy %.2f GB/s (read + written), an empty operation %.2f us\n", name.c_str(),
+              1e-9 * machine.copy_bandwidth, 1e6 * machine.launch_seconds);
+  std::vector<OperationPoint> points;
+  for (const OpCases& op : chosen_ops(options)) {
+    for (const OpCase& c : op.cases) {
+      if (!c.speed) continue;
+      for (const DType dtype : chosen_dtypes(options, {DType::kBF16})) {
+        for (const OperationSpeed& s : measure_operations(c, dtype, pool, options.seconds, device)) {
+          points.push_back({s.kind, dtype, s.cost.flops, s.cost.bytes, s.seconds});
+          std::printf("%-34s %s\n", c.name.c_str(), to_text(points.back()).c_str());
+          std::fflush(stdout);
+        }
+      }
+    }
+  }
+  std::set<std::pair<std::string, DType>> fresh;
+  for (const OperationPoint& p : points) fresh.emplace(p.kind, p.dtype);
+  for (const OperationPoint& old : read_operations(machine)) {
+    if (fresh.count({old.kind, old.dtype}) == 0) points.push_back(old);
+  }
+  machine.matrix_flops = fastest_product(points);
+  machine.operations.clear();
+  for (const OperationPoint& p : points) machine.operations.push_back(to_text(p));
+  write_machine_file(options.machine, machine);
+  std::printf("%zu operations, products at up to %.1f TFLOP/s: %s\n", points.size(), 1e-12 * machine.matrix_flops,
+              options.machine.c_str());
+}
+
 /// For operations that have several on a GPU.
 void print_implementations(const OpCases& op, DType dtype, nlohmann::json* lines) {
   for (const std::string& line : implementations(op, dtype)) {
@@ -245,6 +305,10 @@ void run(const BenchOpsOptions& options) {
   // Without a GPU every case would fail with the same message.
   if (options.kind() == DeviceKind::kCuda) describe_device(options.kind());
   verify_blas();
+  if (!options.machine.empty() && (options.mode != "perf" || options.json)) {
+    throw UsageError("--machine: goes with --mode perf, without --json");
+  }
+  if (!options.machine.empty()) return measure_machine(options);
   if (options.mode == "perf") return measure(options);
   if (options.mode == "support") return support(options);
   check(options);
@@ -275,6 +339,11 @@ void add_bench_ops_command(CLI::App& bench) {
   ops->add_option("--seconds", options->seconds, "perf: time for each case and type")
       ->check(CLI::Range(0.001, 3600.0))
       ->capture_default_str();
+  ops->add_option(
+         "--machine", options->machine,
+         "perf: time every operation alone, in bf16 where --dtype says nothing else, and write FILE, from which "
+         "`megatron plan --machine FILE` reckons the time of a step")
+      ->type_name("FILE");
   ops->add_flag("--json", options->json, "One JSON array on standard output");
   ops->add_flag("--verbose", options->verbose, "Print every case, not only those that fail");
   ops->footer("Ends with 0 when every case passes, with 70 when one fails.");

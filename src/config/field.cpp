@@ -163,6 +163,7 @@ std::vector<Section> sections(Config& config) {
   result.push_back({"checkpoint", "Saving and loading.", fields(config.checkpoint)});
   result.push_back({"logging", "What is printed and recorded.", fields(config.logging)});
   result.push_back({"profile", "Profiling.", fields(config.profile)});
+  result.push_back({"machine", "Speed of the GPUs and of their links, for `megatron plan`.", fields(config.machine)});
   return result;
 }
 

@@ -78,6 +78,7 @@ std::vector<Field> fields(PrecisionConfig& config);
 std::vector<Field> fields(CheckpointConfig& config);
 std::vector<Field> fields(LoggingConfig& config);
 std::vector<Field> fields(ProfileConfig& config);
+std::vector<Field> fields(MachineConfig& config);
 
 struct Section {
   std::string name;

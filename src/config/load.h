@@ -33,6 +33,10 @@ LoadedConfig load_config_text(const std::string& text, const std::string& name, 
 /// Every key of every section with its value: `resolved.yaml`. Loading it gives an equal Config.
 std::string to_yaml(const Config& config);
 
+/// One section alone, as a piece for `extends:`. Keys at their defaults are left out; long lists take a line each
+/// entry.
+std::string section_to_yaml(const Config& config, const std::string& section);
+
 /// Hash of the keys that decide what the training computes (those that a resume refuses to change).
 uint64_t config_hash(const Config& config);
 

@@ -161,4 +161,28 @@ std::vector<Field> fields(ProfileConfig& c) {
   return list.take();
 }
 
+std::vector<Field> fields(MachineConfig& c) {
+  FieldList list(OnResume::kIgnored);
+  list.add("device", c.device, "Name of the GPU that was measured. Not set: `plan` reckons no time.");
+  list.add("measured", c.measured, "When, with which program and libraries; for people.");
+  list.add("copy_bandwidth", c.copy_bandwidth, "Bytes per second of a large copy in device memory, read plus written.")
+      .at_least(0);
+  list.add("matrix_flops", c.matrix_flops, "FLOP/s of a large product of 16-bit matrices.").at_least(0);
+  list.add("launch_seconds", c.launch_seconds, "Seconds that an operation takes which has next to nothing to do.")
+      .at_least(0);
+  list.add("gpus_per_node", c.gpus_per_node, "GPUs that the measured links connect; ranks beyond are on other nodes.")
+      .at_least(1);
+  list.add("network_bandwidth", c.network_bandwidth,
+           "Bytes per second and GPU, each way, between nodes. An assumption: 400 Gbit/s for each GPU.")
+      .above(0);
+  list.add("network_seconds", c.network_seconds, "Seconds of the smallest message between nodes. An assumption.")
+      .at_least(0);
+  list.add("operations", c.operations,
+           "Measured operations, each \"KIND DTYPE FLOPS BYTES SECONDS\"; `bench ops --machine` writes them.");
+  list.add("collectives", c.collectives,
+           "Measured collectives, each \"KIND RANKS BYTES SECONDS\", bytes of the whole tensor; `bench comm --machine` "
+           "writes them.");
+  return list.take();
+}
+
 }  // namespace megatron

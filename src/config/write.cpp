@@ -43,6 +43,25 @@ std::string to_yaml(const Config& config) {
   return out;
 }
 
+std::string section_to_yaml(const Config& config, const std::string& name) {
+  constexpr size_t kFlow = 4;  // entries of a list that still fit on a line
+  std::string out = name + ":\n";
+  Config defaults;
+  for_each_field(config, [&](const Section& section, const Field& field) {
+    if (section.name != name) return;
+    const std::string value = value_text(field.ref);
+    if (value == value_text(find_field(defaults, name + "." + field.name)->ref)) return;
+    const auto* list = std::get_if<std::vector<std::string>*>(&field.ref);
+    if (list == nullptr || (*list)->size() <= kFlow) {
+      out += str_cat("  ", field.name, ": ", value, "\n");
+      return;
+    }
+    out += str_cat("  ", field.name, ":\n");
+    for (const std::string& entry : **list) out += str_cat("    - ", yaml_string(entry), "\n");
+  });
+  return out;
+}
+
 uint64_t config_hash(const Config& config) {
   std::string text;
   for_each_field(config, [&](const Section& section, const Field& field) {

@@ -6,6 +6,7 @@
 // returns only when it was received (MPI, NCCL): of all that is left, the first in the global order can always be done.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -66,11 +67,19 @@ struct PipelineSchedule {
 /// InternalError where the shape makes no sense. Takes time in proportion to the number of instructions.
 PipelineSchedule make_schedule(ScheduleKind kind, const PipelineShape& shape);
 
+/// Seconds of the phases F, B and W of one chunk of one stage.
+struct ChunkTimes {
+  std::array<double, kPhases> inner{};  ///< of any micro-batch
+  std::array<double, kPhases> edge{};   ///< of the first micro-batch in F, of the last in B and W
+};
+
 /// Relative times of the phases, and of a transfer.
 struct PhaseTimes {
   double forward = 1, backward = 2, weight = 0, transfer = 0;
   /// Per stage, in place of 1: its share of the work relative to the mean.
   std::vector<double> stage_load;
+  /// In place of all of these but the transfer: the times of [stage][chunk].
+  std::vector<std::vector<ChunkTimes>> chunks = {};
 };
 /// F 1, B 2; with phase W: F 1, B 1, W 1.
 PhaseTimes usual_times(const PipelineSchedule& schedule);

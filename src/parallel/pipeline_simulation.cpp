@@ -94,13 +94,23 @@ class Simulation {
     return true;
   }
 
-  double load(int s) const { return times_.stage_load.empty() ? 1.0 : times_.stage_load[static_cast<size_t>(s)]; }
+  double length_of(int s, const Instruction& i) const {
+    const auto phase = static_cast<size_t>(i.phase);
+    if (!times_.chunks.empty()) {
+      const ChunkTimes& times = times_.chunks[static_cast<size_t>(s)][static_cast<size_t>(i.chunk)];
+      const bool edge = i.micro_batch == (i.phase == Phase::kForward ? 0 : shape_.micro_batches - 1);
+      return edge ? times.edge[phase] : times.inner[phase];
+    }
+    const double usual[kPhases] = {times_.forward, times_.backward, times_.weight};
+    return usual[phase] * (times_.stage_load.empty() ? 1.0 : times_.stage_load[static_cast<size_t>(s)]);
+  }
 
   void run_phase(int s, const Instruction& i) {
     Progress& p = progress(s, i);
     double& done = p.ran[static_cast<size_t>(i.phase)];
     check_at(done < 0, s, "done a second time");
-    double start = stage(s).free, length = times_.forward;
+    const double length = length_of(s, i);
+    double start = stage(s).free;
     if (i.phase == Phase::kForward) {
       check_at(is_first(s, i.chunk) || p.handed >= 0, s, "before its input was received");
       start = std::max({start, p.handed, take_slot(s, i)});
@@ -108,12 +118,9 @@ class Simulation {
       check_at(p.ran[0] >= 0, s, "before its forward");
       check_at(is_last(s, i.chunk) || p.taken_back >= 0, s, "before its gradient was received");
       start = std::max(start, p.taken_back);
-      length = times_.backward;
     } else {
       check_at(p.ran[1] >= 0, s, "before its backward");
-      length = times_.weight;
     }
-    length *= load(s);
     check_slot(s, i);
     done = stage(s).free = start + length;
     stage(s).busy += length;
@@ -212,8 +219,8 @@ class Simulation {
 }  // namespace
 
 PhaseTimes usual_times(const PipelineSchedule& schedule) {
-  if (schedule.has_weight_phase()) return {1, 1, 1, 0, {}};
-  return {1, 2, 0, 0, {}};
+  if (schedule.has_weight_phase()) return {1, 1, 1, 0, {}, {}};
+  return {1, 2, 0, 0, {}, {}};
 }
 
 PipelineReport simulate(const PipelineSchedule& schedule, const PhaseTimes& times) {

@@ -103,7 +103,8 @@ TEST_CASE("every member of every section is declared") {
       {"precision", {&config.precision, sizeof(PrecisionConfig)}},
       {"checkpoint", {&config.checkpoint, sizeof(CheckpointConfig)}},
       {"logging", {&config.logging, sizeof(LoggingConfig)}},
-      {"profile", {&config.profile, sizeof(ProfileConfig)}}};
+      {"profile", {&config.profile, sizeof(ProfileConfig)}},
+      {"machine", {&config.machine, sizeof(MachineConfig)}}};
   for (const Section& section : sections(config)) {
     struct Extent {
       size_t begin, size, align;
