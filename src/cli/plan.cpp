@@ -11,6 +11,7 @@
 #include "program/plan.h"
 #include "tokenizer/tokenizer.h"
 #include "train/data_setup.h"
+#include "train/plan_report.h"
 #include "train/programs.h"
 
 namespace megatron {

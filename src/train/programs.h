@@ -67,8 +67,4 @@ struct MemoryReport {
 };
 MemoryReport memory_report(const TrainPrograms& programs);
 
-/// What `megatron plan` prints: model, memory, FLOPs, decisions.
-std::string describe_plan(const Config& config, const TrainPrograms& programs,
-                          const std::vector<std::string>& decisions);
-
 }  // namespace megatron
