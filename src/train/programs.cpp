@@ -201,9 +201,10 @@ TrainPrograms make_train_programs(const Config& config, int64_t vocab_size, cons
   PackOptions options;
   options.device = device_kind(config.run);
   programs.begin = pack(make_begin_program(programs.held, {kLossSum}), options);
-  programs.update = pack(make_update_program(programs.held, config.optimizer, programs.groups, {kLossSum},
-                                             parallel.data(), stages > 1 ? "pp" : ""),
-                         options);
+  Program update = make_update_program(programs.held, config.optimizer, programs.groups, {kLossSum}, parallel.data(),
+                                       stages > 1 ? "pp" : "");
+  update.groups = parallel.groups_of_stages();
+  programs.update = pack(std::move(update), options);
   programs.gather = pack(make_gather_program(programs.held, parallel.data()), options);
   const auto stage = static_cast<size_t>(parallel.stage());
   const PipelineSchedule evaluation = schedule_of(programs, programs.eval_micro_batches, false);
