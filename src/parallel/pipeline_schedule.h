@@ -66,6 +66,9 @@ struct PipelineSchedule {
 /// InternalError where the shape makes no sense. Takes time in proportion to the number of instructions.
 PipelineSchedule make_schedule(ScheduleKind kind, const PipelineShape& shape);
 
+/// PipelineSchedule::slot_sets alone, without the order of the transfers: much cheaper.
+std::vector<std::vector<int>> slot_sets_of(ScheduleKind kind, const PipelineShape& shape);
+
 /// Relative times of the phases, and of a transfer.
 struct PhaseTimes {
   double forward = 1, backward = 2, weight = 0, transfer = 0;

@@ -42,10 +42,18 @@ std::vector<const Plan*> TrainPrograms::plans() const {
   return all;
 }
 
-PipelineSchedule schedule_of(const TrainPrograms& programs, int micro_batches, bool backward) {
+namespace {
+
+PipelineShape shape_of(const TrainPrograms& programs, int micro_batches, bool backward) {
   const int pp = programs.mesh.find("pp");
   const int stages = pp < 0 ? 1 : programs.mesh.axes[static_cast<size_t>(pp)].size;
-  return make_schedule(programs.schedule, {stages, narrow<int>(std::ssize(programs.train)), micro_batches, backward});
+  return {stages, narrow<int>(std::ssize(programs.train)), micro_batches, backward};
+}
+
+}  // namespace
+
+PipelineSchedule schedule_of(const TrainPrograms& programs, int micro_batches, bool backward) {
+  return make_schedule(programs.schedule, shape_of(programs, micro_batches, backward));
 }
 
 namespace {
@@ -207,17 +215,21 @@ TrainPrograms make_train_programs(const Config& config, int64_t vocab_size, cons
   programs.update = pack(std::move(update), options);
   programs.gather = pack(make_gather_program(programs.held, parallel.data()), options);
   const auto stage = static_cast<size_t>(parallel.stage());
-  const PipelineSchedule evaluation = schedule_of(programs, programs.eval_micro_batches, false);
+  const auto slot_sets = [&](int count, bool backward) {
+    return slot_sets_of(programs.schedule, shape_of(programs, count, backward))[stage];
+  };
+  const std::vector<int> evaluation = slot_sets(programs.eval_micro_batches, false);
+  std::vector<int> training(train.size(), 1);
+  for (const BatchSizeStep& size : batch_schedule(config)) {
+    const std::vector<int> step = slot_sets(micro_batches(size.batch_size), true);
+    for (size_t c = 0; c < train.size(); ++c) training[c] = std::max(training[c], step[c]);
+  }
   options.own_slots = stages > 1;
   for (size_t c = 0; c < train.size(); ++c) {
-    options.slot_sets = evaluation.slot_sets[stage][c];
+    options.slot_sets = evaluation[c];
     programs.eval.push_back(
         pack(make_loss_program(config, programs.spec, parallel, false, static_cast<int>(c)), options));
-    options.slot_sets = 1;
-    for (const BatchSizeStep& size : batch_schedule(config)) {
-      const PipelineSchedule step = schedule_of(programs, micro_batches(size.batch_size), true);
-      options.slot_sets = std::max(options.slot_sets, step.slot_sets[stage][c]);
-    }
+    options.slot_sets = training[c];
     programs.train[c] = pack(std::move(train[c]), options);
   }
   return programs;
