@@ -10,6 +10,16 @@
 #include "kernels/attention/attention.h"
 
 namespace megatron {
+
+std::string part_text(const StagePart& part) {
+  std::vector<std::string> what;
+  const int64_t last = part.first_layer + part.layers - 1;
+  if (part.embedding) what.push_back("embedding");
+  if (part.layers > 0) what.push_back(str_cat(part.first_layer, part.layers > 1 ? str_cat("-", last) : ""));
+  if (part.loss) what.push_back("loss");
+  return join(what, " ");
+}
+
 namespace {
 
 /// What data-parallel ranks divide among them.
@@ -30,16 +40,6 @@ std::string memory_line(const std::string& what, int64_t bytes, const std::strin
   std::string amount = format_bytes(static_cast<double>(bytes));
   if (amount.size() < 12) amount.insert(0, 12 - amount.size(), ' ');
   return line + amount + (note.empty() ? "" : "   " + note) + "\n";
-}
-
-/// "embedding 0-3", "12 loss".
-std::string part_text(const StagePart& part) {
-  std::vector<std::string> what;
-  const int64_t last = part.first_layer + part.layers - 1;
-  if (part.embedding) what.push_back("embedding");
-  if (part.layers > 0) what.push_back(str_cat(part.first_layer, part.layers > 1 ? str_cat("-", last) : ""));
-  if (part.loss) what.push_back("loss");
-  return join(what, " ");
 }
 
 /// Layers of each stage, slot sets of the own one, and the bubble.

@@ -64,6 +64,7 @@ struct MemoryReport {
   int64_t arena = 0;              ///< activations, temporary values, inputs; shared by all programs
   int64_t activations_saved = 0;  ///< part of the arena alive at the end of the forward
   int64_t allocated() const { return parameters + master + gradients + optimizer + other_state + arena; }
+  bool operator==(const MemoryReport&) const = default;
 };
 MemoryReport memory_report(const TrainPrograms& programs);
 
