@@ -111,9 +111,20 @@ const std::vector<TrafficCase>& traffic_cases() {
       {"tp2 x pp2, sp", 4, {{tp, "2"}, {pp, "2"}, {sp, "true"}}},
       {"pp2 x dp2, ZeRO-3, two chunks", 4, {{pp, "2"}, {zero, "optim_grads_params"}, {chunks, "2"}}},
       {"tp2 x cp2 x pp2, sp, ZeRO-1", 8, {{tp, "2"}, {cp, "2"}, {pp, "2"}, {sp, "true"}, {zero, "optim"}}},
-      {"pp2, recomputed",
-       2,
-       {{pp, "2"}, {"training.recompute_granularity", "full"}, {"training.recompute_method", "uniform"}}},
+      {"tp2 x pp2, recomputed",
+       4,
+       {{tp, "2"},
+        {pp, "2"},
+        {sp, "true"},
+        {"training.recompute_granularity", "full"},
+        {"training.recompute_method", "uniform"},
+        {"training.recompute_num_layers", "1"}}},
+      {"tp2 in pieces", 2, {{tp, "2"}, {sp, "true"}, {"parallel.tp_comm_overlap", "true"}}},
+      {"dp4 of two instances", 4, {{zero, "optim"}, {"parallel.num_distributed_optimizer_instances", "2"}}},
+      {"dp2, sums in bf16", 2, {{"precision.params_dtype", "bf16"}, {"precision.grad_reduce_in_bf16", "true"}}},
+      {"cp4, a2a and p2p",
+       4,
+       {{cp, "4"}, {"parallel.cp_comm_type", "[a2a+p2p]"}, {"parallel.hierarchical_context_parallel_sizes", "[2, 2]"}}},
   };
   return cases;
 }
