@@ -99,6 +99,12 @@ const std::vector<TrafficCase>& traffic_cases() {
       {"dp2, ZeRO-1, overlap",
        2,
        {{zero, "optim"}, {"parallel.overlap_grad_reduce", "true"}, {"parallel.overlap_param_gather", "true"}}},
+      {"tp2 x dp2, overlap",
+       4,
+       {{tp, "2"},
+        {zero, "optim"},
+        {"parallel.overlap_grad_reduce", "true"},
+        {"parallel.overlap_param_gather", "true"}}},
       {"dp4, ZeRO-2", 4, {{zero, "optim_grads"}}},
       {"dp2, ZeRO-3", 2, {{zero, "optim_grads_params"}}},
       {"cp2", 2, {{cp, "2"}}},
@@ -124,7 +130,11 @@ const std::vector<TrafficCase>& traffic_cases() {
       {"dp2, sums in bf16", 2, {{"precision.params_dtype", "bf16"}, {"precision.grad_reduce_in_bf16", "true"}}},
       {"cp4, a2a and p2p",
        4,
-       {{cp, "4"}, {"parallel.cp_comm_type", "[a2a+p2p]"}, {"parallel.hierarchical_context_parallel_sizes", "[2, 2]"}}},
+       {{cp, "4"},
+        {"parallel.cp_comm_type", "[a2a+p2p]"},
+        {"parallel.hierarchical_context_parallel_sizes", "[2, 2]"},
+        {"model.seq_length", "16"},
+        {"model.max_position_embeddings", "16"}}},
   };
   return cases;
 }
