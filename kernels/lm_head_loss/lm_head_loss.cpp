@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/strings.h"
 #include "kernels/linear/gemm_cuda.h"
+#include "program/planned_call.h"
 
 namespace megatron {
 namespace {
@@ -75,9 +76,21 @@ class LmHeadLoss final : public OpKind {
     const double tokens = static_cast<double>(c.in(kLabels).numel());
     // Logits, dx and dw: an evaluation, which leaves out the last two, is not told apart here.
     cost.flops = 3 * 2 * tokens * static_cast<double>(c.in(kW).numel());
-    // Maximum, sum and target of every token.
-    if (!shards_.axis.empty()) cost.wire_bytes = 3 * tokens * static_cast<double>(size_of(c.in(kSeed).dtype));
     return cost;
+  }
+  /// Maximum, then sum and target of every token, chunk by chunk.
+  std::vector<PlannedCall> calls(const RunContext& c, DeviceKind device) const override {
+    std::vector<PlannedCall> all;
+    if (shards_.axis.empty()) return all;
+    const LmHeadLossArgs a = args(c);
+    const int64_t tokens = a.labels.numel();
+    const int64_t chunk = device == DeviceKind::kCpu ? lm_head_loss_chunk_cpu(a) : lm_head_loss_layout_cuda(a).chunk;
+    for (int64_t first = 0; first < tokens; first += chunk) {
+      const int64_t count = std::min(chunk, tokens - first);
+      all.push_back(PlannedCall::all_reduce(a.seed.dtype, count, Reduction::kMax));
+      all.push_back(PlannedCall::all_reduce(a.seed.dtype, 2 * count));
+    }
+    return all;
   }
   int64_t workspace(const RunContext& c, DeviceKind device) const override {
     return device == DeviceKind::kCpu ? lm_head_loss_workspace_cpu(args(c)) : lm_head_loss_workspace_cuda(args(c));

@@ -70,6 +70,9 @@ inline int64_t widest_vocab(const LmHeadLossArgs& args) {
 void lm_head_loss_cpu(const LmHeadLossArgs& args, void* workspace, ThreadPool* pool);
 /// Bytes of `workspace`: the logits of one chunk, and fp32 copies of 16-bit operands.
 int64_t lm_head_loss_workspace_cpu(const LmHeadLossArgs& args);
+/// Tokens per chunk on the CPU: the logits of a chunk fill about 32 MiB, so that dw, which every chunk passes through
+/// memory, costs little beside the products. A function of the shapes alone.
+int64_t lm_head_loss_chunk_cpu(const LmHeadLossArgs& args);
 
 // With ranks > 1 both devices do for every chunk of `count` tokens, in this order on all ranks (the number of tokens in
 // a chunk follows from widest_vocab(), so that it is equal everywhere):

@@ -13,23 +13,22 @@
 #include "program/comm.h"
 
 namespace megatron {
-namespace {
 
-/// Tokens per chunk: the logits of a chunk fill about 32 MiB, so that dw, which every chunk passes through memory,
-/// costs little beside the products. A function of the shapes alone.
-int64_t chunk_tokens(const LmHeadLossArgs& args) {
+int64_t lm_head_loss_chunk_cpu(const LmHeadLossArgs& args) {
   constexpr int64_t kBytes = int64_t{32} << 20, kLeast = 64, kMost = 2048;
   const int64_t row = std::max<int64_t>(widest_vocab(args), 1) * size_of(accumulation_dtype(args.x.dtype));
   const int64_t tokens = args.x.shape[0] * args.x.shape[1];
   return std::min(std::clamp(kBytes / row / 16 * 16, kLeast, kMost), std::max<int64_t>(tokens, 1));
 }
 
+namespace {
+
 template <typename T>
 struct Workspace {
   using A = Accumulator<T>;
   A *logits, *token_loss, *tops, *sums, *w = nullptr, *x = nullptr, *dx = nullptr;
   Workspace(Scratch& scratch, const LmHeadLossArgs& args) {
-    const int64_t chunk = chunk_tokens(args), width = args.x.shape[2];
+    const int64_t chunk = lm_head_loss_chunk_cpu(args), width = args.x.shape[2];
     logits = scratch.take<A>(chunk * local_vocab(args));
     token_loss = scratch.take<A>(args.x.shape[0] * args.x.shape[1]);
     tops = scratch.take<A>(chunk);
@@ -129,7 +128,7 @@ void run(const LmHeadLossArgs& args, void* workspace, ThreadPool* pool) {
   Scratch scratch(static_cast<std::byte*>(workspace));
   const Workspace<T> memory(scratch, args);
   const int64_t tokens = args.x.shape[0] * args.x.shape[1], width = args.x.shape[2], vocab = local_vocab(args);
-  const int64_t chunk = chunk_tokens(args);
+  const int64_t chunk = lm_head_loss_chunk_cpu(args);
   const A* w = widen(args.w.as<T>(), memory.w, vocab * width, pool);
   A* dw = args.dw ? args.dw.as<A>() : nullptr;
   if (dw != nullptr && !args.add_dw) std::fill_n(dw, args.dw.numel(), A(0));

@@ -2,6 +2,8 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <memory>
+#include <optional>
+#include <utility>
 
 #include "base/error.h"
 #include "base/strings.h"
@@ -11,6 +13,8 @@
 #include "program/plan.h"
 #include "tokenizer/tokenizer.h"
 #include "train/data_setup.h"
+#include "train/plan_report.h"
+#include "train/plan_simulation.h"
 #include "train/programs.h"
 
 namespace megatron {
@@ -18,8 +22,9 @@ namespace {
 
 struct PlanCommand {
   ConfigOptions config;
-  int64_t world_size = 1, rank = 0;
-  bool print_program = false;
+  int64_t world_size = 1;
+  std::optional<int64_t> rank;
+  bool simulate = false, print_program = false;
 };
 
 /// Where the configuration says it no file is looked at, so that a run can be planned before its data is there; a
@@ -35,32 +40,59 @@ void print_programs(const TrainPrograms& programs) {
   }
 }
 
+int64_t rank_of(const PlanCommand& options) {
+  const int64_t rank = options.rank.value_or(0);
+  if (rank < options.world_size) return rank;
+  throw UsageError(str_cat("--rank ", rank, ": the ranks of --world-size ", options.world_size, " are 0 to ",
+                           options.world_size - 1));
+}
+
+void plan(const PlanCommand& options) {
+  const LoadedConfig loaded = load_config(options.config, options.world_size);
+  const Config& config = loaded.config;
+  const int64_t rank = rank_of(options), vocab_size = vocab_size_of(config);
+  const auto print_rank = [&](const TrainPrograms& programs) {
+    std::printf("%s", describe_plan(config, programs, loaded.decisions).c_str());
+    if (options.print_program) print_programs(programs);
+  };
+  const bool all = !options.rank && (options.world_size > 1 || options.simulate);
+  if (!all) {
+    print_rank(make_train_programs(config, vocab_size, make_parallel_context(config, options.world_size, rank)));
+    return;
+  }
+  bool printed = false;
+  const auto look = [&](const TrainPrograms& programs) {
+    if (!std::exchange(printed, true)) print_rank(programs);
+  };
+  const RankPlans ranks = plan_ranks(config, vocab_size, options.world_size, planned_ranks(config, options.world_size),
+                                     options.simulate, look);
+  if (options.world_size > 1) std::printf("%s", describe_ranks(config, ranks.plans).c_str());
+  if (options.simulate) std::printf("%s", describe(prove(config, ranks), options.world_size).c_str());
+}
+
 }  // namespace
 
 void add_plan_command(CLI::App& app) {
-  CLI::App* command =
-      app.add_subcommand("plan", "Print parameters, memory by purpose, FLOPs and decisions of a configuration");
+  CLI::App* command = app.add_subcommand("plan",
+                                         "Print parameters, memory by purpose, communication, FLOPs and decisions of a "
+                                         "configuration, for all ranks of a mesh, without running it");
   auto options = std::make_shared<PlanCommand>();
   add_config_options(*command, options->config);
-  command->add_option("--world-size", options->world_size, "Number of ranks; the plan is that of one of them")
+  command
+      ->add_option("--world-size", options->world_size,
+                   "Number of ranks: the plan of the first, and a table of all that differ")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
-  command->add_option("--rank", options->rank, "The rank that is planned: pipeline stages differ")
-      ->check(CLI::NonNegativeNumber.description(""))
-      ->capture_default_str();
+  CLI::Option* rank = command->add_option("--rank", options->rank, "Plan this rank alone")
+                          ->check(CLI::NonNegativeNumber.description(""));
+  command
+      ->add_flag("--simulate", options->simulate,
+                 "Also prove a step and an evaluation of all ranks on paper: the pipeline schedule, what stages hand "
+                 "on, the order of collectives on every communicator, and that nobody waits for ever")
+      ->excludes(rank);
   command->add_flag("--print-program", options->print_program,
                     "Also print every operation of the step, forward, backward and update");
-  command->callback([options] {
-    const LoadedConfig loaded = load_config(options->config, options->world_size);
-    if (options->rank >= options->world_size) {
-      throw UsageError(str_cat("--rank ", options->rank, ": the ranks of --world-size ", options->world_size,
-                               " are 0 to ", options->world_size - 1));
-    }
-    const ParallelContext parallel = make_parallel_context(loaded.config, options->world_size, options->rank);
-    const TrainPrograms programs = make_train_programs(loaded.config, vocab_size_of(loaded.config), parallel);
-    std::printf("%s", describe_plan(loaded.config, programs, loaded.decisions).c_str());
-    if (options->print_program) print_programs(programs);
-  });
+  command->callback([options] { plan(*options); });
 }
 
 }  // namespace megatron

@@ -15,6 +15,7 @@
 #include "train/compare_devices.h"
 #include "train/data_setup.h"
 #include "train/model_state.h"
+#include "train/plan_report.h"
 #include "train/programs.h"
 #include "train/trainer.h"
 

@@ -6,6 +6,7 @@
 #include "base/strings.h"
 #include "base/thread_pool.h"
 #include "program/comm.h"
+#include "program/planned_call.h"
 #ifdef MEGATRON_HAVE_CUDA
 #include "program/elementwise_cuda.h"
 #endif
@@ -175,15 +176,21 @@ class BucketKind final : public OpKind {
     }
   }
 
-  Cost cost(const RunContext& c) const override {
-    Cost cost = OpKind::cost(c);
-    double bytes = 0;
+  std::vector<PlannedCall> calls(const RunContext& c, DeviceKind) const override {
+    std::vector<PlannedCall> all;
     for (size_t i = 0; i < count_; ++i) {
-      bytes += static_cast<double>(std::max(source(c, i).bytes(), target(c, i).bytes()));
+      const int64_t whole = whole_of(c, i);
+      if (whole == 0 || (!into_ && c.is_unread(static_cast<int>(i)))) continue;
+      const DType dtype = converts() ? DType::kBF16 : source(c, i).dtype;
+      if (kind_ == Bucket::kAllReduce) {
+        all.push_back(PlannedCall::all_reduce(dtype, whole));
+      } else if (kind_ == Bucket::kAllGather) {
+        all.push_back(PlannedCall::all_gather(dtype, counts_of(whole, c.place.ranks), c.place.rank));
+      } else {
+        all.push_back(PlannedCall::reduce_scatter(dtype, counts_of(whole, c.place.ranks), c.place.rank));
+      }
     }
-    cost.wire_bytes = bytes * (kind_ == Bucket::kAllReduce ? 2.0 : 1.0);
-    if (converts()) cost.wire_bytes *= 0.5;
-    return cost;
+    return all;
   }
   int64_t workspace(const RunContext& c, DeviceKind) const override {
     int64_t bytes = 0;
@@ -221,6 +228,15 @@ class BucketKind final : public OpKind {
     return into_ ? c.operands[count_ + i] : c.results[i];
   }
 
+  int64_t whole_of(const RunContext& c, size_t i) const {
+    return std::max(source(c, i).numel(), target(c, i).numel());
+  }
+  static std::vector<int64_t> counts_of(int64_t whole, int ranks) {
+    std::vector<int64_t> counts;
+    for (int r = 0; r < ranks; ++r) counts.push_back(flat_block(whole, ranks, r).size);
+    return counts;
+  }
+
   /// One call per value; what nobody reads, and what is empty on all ranks, needs none.
   void communicate(const RunContext& c, DeviceKind device) const {
     std::vector<CommCall> calls;
@@ -232,7 +248,7 @@ class BucketKind final : public OpKind {
       call.source = as_row(source(c, i));
       call.target = as_row(target(c, i));
       call.stream = c.stream;
-      const int64_t whole = std::max(call.source.numel(), call.target.numel());
+      const int64_t whole = whole_of(c, i);
       if (call.target.data == nullptr || whole == 0) continue;
       if (converts()) {
         const Tensor wire = make_tensor(free, DType::kBF16, call.source.shape);
@@ -253,7 +269,7 @@ class BucketKind final : public OpKind {
   void set_counts(CommCall& call, std::vector<int64_t>& counts, int64_t whole, int ranks) const {
     call.op = CommOp::kAllReduce;
     if (kind_ == Bucket::kAllReduce) return;
-    for (int r = 0; r < ranks; ++r) counts.push_back(flat_block(whole, ranks, r).size);
+    counts = counts_of(whole, ranks);
     if (kind_ == Bucket::kAllGather) {
       call.op = CommOp::kAllGather;
       call.receive_counts = counts.data();

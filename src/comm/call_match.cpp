@@ -33,31 +33,33 @@ CallKey receiving_key(const CommCall& call, int from) {
   return key;
 }
 
-std::string find_mismatch(const std::vector<CommCall>& calls, const std::string& name) {
-  const auto text = [&](size_t a, size_t b, const std::string& more) {
-    return str_cat("communicator ", name, ": the ranks call different collectives: rank ", a, ": ", describe(calls[a]),
-                   "; rank ", b, ": ", describe(calls[b]), more);
-  };
+CallMismatch compare_calls(const std::vector<CommCall>& calls) {
   for (size_t r = 1; r < calls.size(); ++r) {
-    if (key_of(calls[r]) != key_of(calls[0])) return text(0, r, "");
+    if (key_of(calls[r]) != key_of(calls[0])) return {0, r, ""};
   }
-  if (calls[0].op != CommOp::kAllToAll && calls[0].op != CommOp::kAllGather && calls[0].op != CommOp::kReduceScatter) {
-    return "";
-  }
+  const CommOp op = calls.at(0).op;
+  if (op != CommOp::kAllToAll && op != CommOp::kAllGather && op != CommOp::kReduceScatter) return {};
   for (size_t a = 0; a < calls.size(); ++a) {
     for (size_t b = 0; b < calls.size(); ++b) {
-      if (calls[a].op == CommOp::kAllToAll) {
+      if (op == CommOp::kAllToAll) {
         const int64_t sent = calls[a].send_counts[b], wanted = calls[b].receive_counts[a];
-        if (sent != wanted) return text(a, b, str_cat(" (sent ", sent, ", expected ", wanted, ")"));
+        if (sent != wanted) return {a, b, str_cat(" (sent ", sent, ", expected ", wanted, ")")};
         continue;
       }
-      const bool gather = calls[a].op == CommOp::kAllGather;
+      const bool gather = op == CommOp::kAllGather;
       const int64_t here = gather ? calls[0].receive_counts[b] : calls[0].send_counts[b];
       const int64_t there = gather ? calls[a].receive_counts[b] : calls[a].send_counts[b];
-      if (here != there) return text(0, a, str_cat(" (block ", b, " has ", here, " elements and ", there, ")"));
+      if (here != there) return {0, a, str_cat(" (block ", b, " has ", here, " elements and ", there, ")")};
     }
   }
-  return "";
+  return {};
+}
+
+std::string find_mismatch(const std::vector<CommCall>& calls, const std::string& name) {
+  const CallMismatch found = compare_calls(calls);
+  if (!found) return "";
+  return str_cat("communicator ", name, ": the ranks call different collectives: rank ", found.a, ": ",
+                 describe(calls[found.a]), "; rank ", found.b, ": ", describe(calls[found.b]), found.numbers);
 }
 
 std::string find_transfer_mismatch(const Tensor& sent, const Tensor& wanted, int from, int to,

@@ -24,6 +24,15 @@ struct CallKey {
 CallKey sending_key(const CommCall& call, int to);
 CallKey receiving_key(const CommCall& call, int from);
 
+/// Two members of a communicator whose calls are not one collective, and where the numbers are: "" when calls[r] of all
+/// members r agree (then a == b).
+struct CallMismatch {
+  size_t a = 0, b = 0;
+  std::string numbers;
+  explicit operator bool() const { return a != b; }
+};
+CallMismatch compare_calls(const std::vector<CommCall>& calls);
+
 /// "tp: the ranks call different collectives: rank 0: ..., rank 1: ...", or "" when calls[r] of all ranks r agree.
 /// The same text on every rank.
 std::string find_mismatch(const std::vector<CommCall>& calls, const std::string& name);

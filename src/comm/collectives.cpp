@@ -1,11 +1,11 @@
 #include "comm/collectives.h"
 
-#include <algorithm>
 #include <vector>
 
 #include "base/check.h"
 #include "base/strings.h"
 #include "program/comm.h"
+#include "program/planned_call.h"
 #include "program/strided.h"
 #ifdef MEGATRON_HAVE_CUDA
 #include "program/elementwise_cuda.h"
@@ -83,10 +83,20 @@ class CollectiveKind final : public OpKind {
     }
   }
 
-  Cost cost(const RunContext& c) const override {
-    Cost cost = OpKind::cost(c);
-    if (kind_ != Collective::kSlice) cost.wire_bytes = static_cast<double>(std::max(c.in(0).bytes(), c.out(0).bytes()));
-    return cost;
+  std::vector<PlannedCall> calls(const RunContext& c, DeviceKind) const override {
+    const Tensor& x = c.in(0);
+    switch (kind_) {
+      case Collective::kAllReduce:
+        return {PlannedCall::all_reduce(x.dtype, x.numel())};
+      case Collective::kReduceScatter:
+        return {PlannedCall::reduce_scatter(x.dtype, counts_of(x.shape, c.place.ranks), c.place.rank)};
+      case Collective::kAllGather:
+        return {PlannedCall::all_gather(x.dtype, counts_of(c.out(0).shape, c.place.ranks), c.place.rank)};
+      case Collective::kSlice:
+      case Collective::kEnter:
+        return {};
+    }
+    return {};
   }
 
   void run_cpu(const RunContext& c) const override {
@@ -124,12 +134,18 @@ class CollectiveKind final : public OpKind {
     const Tensor &x = c.in(0), &y = c.out(0);
     if (kind_ == Collective::kAllReduce) return c.comm->all_reduce(x, y, Reduction::kSum, c.stream);
     const Dims& whole = kind_ == Collective::kAllGather ? y.shape : x.shape;
+    const std::vector<int64_t> counts = counts_of(whole, c.comm->size());
+    if (kind_ == Collective::kAllGather) return c.comm->all_gather(x, y, counts.data(), c.stream);
+    c.comm->reduce_scatter(x, y, counts.data(), c.stream);
+  }
+
+  /// Elements of each rank's block.
+  static std::vector<int64_t> counts_of(const Dims& whole, int ranks) {
     int64_t row = 1;  // a rank may hold no rows at all
     for (int d = 1; d < whole.rank(); ++d) row *= whole[d];
     std::vector<int64_t> counts;
-    for (int r = 0; r < c.comm->size(); ++r) counts.push_back(block_of(whole[0], c.comm->size(), r).size * row);
-    if (kind_ == Collective::kAllGather) return c.comm->all_gather(x, y, counts.data(), c.stream);
-    c.comm->reduce_scatter(x, y, counts.data(), c.stream);
+    for (int r = 0; r < ranks; ++r) counts.push_back(block_of(whole[0], ranks, r).size * row);
+    return counts;
   }
 
   /// The part of a replicated operand that slice keeps here.

@@ -1,10 +1,12 @@
 #include "comm/context_collectives.h"
 
 #include <functional>
+#include <utility>
 
 #include "base/check.h"
 #include "base/strings.h"
 #include "program/comm.h"
+#include "program/planned_call.h"
 #include "program/strided.h"
 #ifdef MEGATRON_HAVE_CUDA
 #include "program/elementwise_cuda.h"
@@ -58,11 +60,6 @@ class ContextCollective : public OpKind {
   Signature signature(const Operands&) const override {
     fail_check(__FILE__, __LINE__, "signature", "collectives infer themselves");
   }
-  Cost cost(const RunContext& c) const override {
-    Cost cost = OpKind::cost(c);
-    for (const Tensor& x : c.operands) cost.wire_bytes += static_cast<double>(x.bytes());
-    return cost;
-  }
   void run_cpu(const RunContext& c) const override { communicate(c, copy_strided); }
 #ifdef MEGATRON_HAVE_CUDA
   void run_cuda(const RunContext& c) const override {
@@ -93,6 +90,15 @@ class RingShift final : public ContextCollective {
     return results;
   }
 
+  std::vector<PlannedCall> calls(const RunContext& c, DeviceKind) const override {
+    const auto [to, from] = neighbours(c.place);
+    std::vector<PlannedCall> all;
+    for (const Tensor& x : c.operands) {
+      all.push_back(PlannedCall::exchange(x.dtype, x.numel(), to, x.numel(), from));  // blocks are equal
+    }
+    return all;
+  }
+
   void backward(BackwardContext& context) const override {
     Trace& t = context.trace();
     for (int i = 0; i < values_; ++i) {
@@ -102,12 +108,17 @@ class RingShift final : public ContextCollective {
 
  protected:
   void communicate(const RunContext& c, const Copy&) const override {
-    const int size = c.comm->size(), rank = c.comm->rank(), ahead = (steps_ % size + size) % size;
-    const int to = (rank + ahead) % size, from = (rank + size - ahead) % size;
+    const auto [to, from] = neighbours({c.comm->rank(), c.comm->size()});
     for (size_t i = 0; i < c.operands.size(); ++i) c.comm->exchange(c.operands[i], to, c.results[i], from, c.stream);
   }
 
  private:
+  /// Receiver and sender.
+  std::pair<int, int> neighbours(const CommPlace& place) const {
+    const int size = place.ranks, ahead = (steps_ % size + size) % size;
+    return {(place.rank + ahead) % size, (place.rank + size - ahead) % size};
+  }
+
   int steps_, values_;
 };
 
@@ -141,6 +152,11 @@ class AllToAll final : public ContextCollective {
     if (!g) return;
     context.set(0, cut_ > 0 ? sequence_for_heads(context.trace(), g, axis_, cut_)
                             : heads_for_sequence(context.trace(), g, axis_, join_));
+  }
+
+  std::vector<PlannedCall> calls(const RunContext& c, DeviceKind) const override {
+    if (c.in(0).numel() == 0) return {};
+    return {PlannedCall::all_to_all(c.in(0).dtype, c.in(0).numel(), c.place.ranks)};
   }
 
   /// Blocks of dimension 0 are contiguous; those of the other dimension are packed.

@@ -92,6 +92,15 @@ std::string ParallelContext::pipeline_ends() {
   return kPipelineEnds;
 }
 
+std::vector<MeshAxis> ParallelContext::groups_of_stages() const {
+  std::vector<MeshAxis> groups;
+  if (stages() == 1) return groups;
+  groups.push_back({"pp", stages(), stage()});
+  const bool first = stage() == 0;
+  if (first || stage() == stages() - 1) groups.push_back({pipeline_ends(), 2, first ? 0 : 1});
+  return groups;
+}
+
 int ParallelContext::stages() const {
   const int pp = mesh_.find("pp");
   return pp < 0 ? 1 : mesh_.axes[static_cast<size_t>(pp)].size;

@@ -61,6 +61,8 @@ class ParallelContext {
   int stage() const;
   /// Name of the communicator of the first and the last stage.
   static std::string pipeline_ends();
+  /// The communicators of stages that operations of this rank use: pp, and that of the ends on one of them.
+  std::vector<MeshAxis> groups_of_stages() const;
   /// Ranks along tp.
   int64_t tp_size() const { return mesh_.find("tp") < 0 ? 1 : mesh_.axes[static_cast<size_t>(mesh_.find("tp"))].size; }
   const DataParallel& data() const { return data_; }

@@ -146,6 +146,34 @@ class WeightFiller {
   std::array<std::vector<std::vector<int>>, 2> done_;  ///< when a phase of [part][micro-batch] is done
 };
 
+std::vector<Order> orders_of(ScheduleKind kind, const PipelineShape& shape) {
+  MEGATRON_CHECK(shape.stages >= 1 && shape.chunks >= 1 && shape.micro_batches >= 1,
+                 "a pipeline has stages, chunks and micro-batches");
+  MEGATRON_CHECK(shape.chunks == 1 || shape.stages > 1, "several chunks need several stages");
+  std::vector<Order> orders;
+  for (int s = 0; s < shape.stages; ++s) orders.push_back(stage_order(kind, shape, s));
+  if (kind == ScheduleKind::kZeroBubble && shape.backward) orders = WeightFiller(shape, std::move(orders)).run();
+  return orders;
+}
+
+Phase last_phase(ScheduleKind kind, const PipelineShape& shape) {
+  if (!shape.backward) return Phase::kForward;
+  return kind == ScheduleKind::kZeroBubble ? Phase::kWeightGradient : Phase::kBackward;
+}
+
+std::vector<std::vector<int>> slot_sets_in(const std::vector<Order>& orders, ScheduleKind kind,
+                                           const PipelineShape& shape) {
+  std::vector<std::vector<int>> sets(static_cast<size_t>(shape.stages));
+  for (int s = 0; s < shape.stages; ++s) {
+    for (int c = 0; c < shape.chunks; ++c) {
+      const int needed = peak_in_flight(orders[static_cast<size_t>(s)], last_phase(kind, shape), c);
+      const bool receives = c * shape.stages + s > 0;
+      sets[static_cast<size_t>(s)].push_back(std::min(needed + (receives ? 1 : 0), shape.micro_batches));
+    }
+  }
+  return sets;
+}
+
 /// All runs and transfers as a graph of what must come before what; in the order of the times at which they could be
 /// done they are what make_schedule() promises.
 class Timeline {
@@ -155,14 +183,11 @@ class Timeline {
         shape_(schedule.shape),
         orders_(orders),
         parts_(shape_.stages * shape_.chunks),
-        last_(!shape_.backward              ? Phase::kForward
-              : schedule.has_weight_phase() ? Phase::kWeightGradient
-                                            : Phase::kBackward) {
+        last_(last_phase(schedule.kind, schedule.shape)) {
     events_.resize(static_cast<size_t>(parts_ * shape_.micro_batches * kKinds));
   }
 
   void run() {
-    count_slot_sets();
     for (int s = 0; s < shape_.stages; ++s) link_runs(s);
     for (int part = 0; part < parts_; ++part) {
       for (int m = 0; m < shape_.micro_batches; ++m) link_transfers(part, m);
@@ -188,17 +213,6 @@ class Timeline {
   void after(int earlier, int later) {
     event(earlier).then.push_back(later);
     ++event(later).waits;
-  }
-
-  void count_slot_sets() {
-    for (int s = 0; s < shape_.stages; ++s) {
-      schedule_.slot_sets.emplace_back();
-      for (int c = 0; c < shape_.chunks; ++c) {
-        const int needed = peak_in_flight(orders_[static_cast<size_t>(s)], last_, c);
-        const bool receives = c * shape_.stages + s > 0;
-        schedule_.slot_sets.back().push_back(std::min(needed + (receives ? 1 : 0), shape_.micro_batches));
-      }
-    }
   }
 
   int slot_sets(int part) const {
@@ -329,16 +343,16 @@ std::string describe(const Instruction& i) {
   return what;
 }
 
+std::vector<std::vector<int>> slot_sets_of(ScheduleKind kind, const PipelineShape& shape) {
+  return slot_sets_in(orders_of(kind, shape), kind, shape);
+}
+
 PipelineSchedule make_schedule(ScheduleKind kind, const PipelineShape& shape) {
-  MEGATRON_CHECK(shape.stages >= 1 && shape.chunks >= 1 && shape.micro_batches >= 1,
-                 "a pipeline has stages, chunks and micro-batches");
-  MEGATRON_CHECK(shape.chunks == 1 || shape.stages > 1, "several chunks need several stages");
   PipelineSchedule schedule;
   schedule.kind = kind;
   schedule.shape = shape;
-  std::vector<Order> orders;
-  for (int s = 0; s < shape.stages; ++s) orders.push_back(stage_order(kind, shape, s));
-  if (schedule.has_weight_phase()) orders = WeightFiller(shape, std::move(orders)).run();
+  const std::vector<Order> orders = orders_of(kind, shape);
+  schedule.slot_sets = slot_sets_in(orders, kind, shape);
   Timeline(schedule, orders).run();
   return schedule;
 }

@@ -67,6 +67,9 @@ struct PipelineSchedule {
 /// InternalError where the shape makes no sense. Takes time in proportion to the number of instructions.
 PipelineSchedule make_schedule(ScheduleKind kind, const PipelineShape& shape);
 
+/// PipelineSchedule::slot_sets alone, without the order of the transfers: much cheaper.
+std::vector<std::vector<int>> slot_sets_of(ScheduleKind kind, const PipelineShape& shape);
+
 /// Seconds of the phases F, B and W of one chunk of one stage.
 struct ChunkTimes {
   std::array<double, kPhases> inner{};  ///< of any micro-batch

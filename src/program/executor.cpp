@@ -83,13 +83,6 @@ Tensor Executor::bind(ValueId v, int slot_set) {
                 info.storage.strides};
 }
 
-bool Executor::is_idle(const Op& op) const {
-  for (ValueId v : op.results) {
-    if (!plan_.unread[static_cast<size_t>(v)]) return false;
-  }
-  return !changes_state(plan_.program, op);
-}
-
 void Executor::bind_phase(Phase phase, int slot_set) {
   PhaseStates& states = phases_[static_cast<size_t>(slot_set)][static_cast<size_t>(phase)];
   const auto add = [&](PhaseState& state, OpId id) {
@@ -97,10 +90,9 @@ void Executor::bind_phase(Phase phase, int slot_set) {
     state.forks = state.forks || plan_.program.op(id).stream != Stream::kCompute;
   };
   for (OpId id : plan_.program.list(phase)) {
-    const Op& op = plan_.program.op(id);
-    if (op.kind->is_view() || is_idle(op)) continue;
+    if (!runs(plan_, id)) continue;
     add(states.whole, id);
-    states.has_edges = states.has_edges || op.edge;
+    states.has_edges = states.has_edges || plan_.program.op(id).edge;
   }
   bind_events(states.whole.ops, plan_.waits);
   if (!states.has_edges) return;

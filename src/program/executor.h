@@ -114,8 +114,6 @@ class Executor {
 
  private:
   Tensor bind(ValueId v, int slot_set);
-  /// Nobody reads what the operation makes, and it changes no state: it is not run.
-  bool is_idle(const Op& op) const;
   void bind_phase(Phase phase, int slot_set);
   BoundOp bind_op(OpId id, int slot_set);
   void bind_events(std::vector<BoundOp>& ops, const std::vector<std::vector<OpId>>& waits);

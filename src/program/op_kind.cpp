@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "base/strings.h"
+#include "program/planned_call.h"
 #include "program/trace.h"
 
 namespace megatron {
@@ -34,7 +35,17 @@ Cost OpKind::cost(const RunContext& shapes) const {
     const bool adds = i < shapes.accumulate.size() && shapes.accumulate[i] != 0;  // read, then written
     cost.bytes += (adds ? 2.0 : 1.0) * static_cast<double>(shapes.results[i].bytes());
   }
+  if (comm_axis().empty()) return cost;
+  MEGATRON_CHECK(shapes.place.ranks > 0, "operation '" + name() + "': how many ranks communicate is not known");
+  for (const PlannedCall& call : calls(shapes, DeviceKind::kCpu)) {
+    cost.wire_bytes += megatron::wire_bytes(call, shapes.place.ranks);
+  }
   return cost;
+}
+
+std::vector<PlannedCall> OpKind::calls(const RunContext&, DeviceKind) const {
+  MEGATRON_CHECK(comm_axis().empty(), "operation '" + name() + "' does not declare its collectives");
+  return {};
 }
 
 int64_t OpKind::workspace(const RunContext&, DeviceKind) const {

@@ -17,6 +17,7 @@ namespace megatron {
 class BackwardContext;
 class Comm;
 class ThreadPool;
+struct PlannedCall;
 
 /// Types of the operands; nullptr for an absent one.
 using Operands = std::vector<const ValueInfo*>;
@@ -43,7 +44,12 @@ Signature parse_signature(const std::string& text, DType result_dtype);
 struct Cost {
   double flops = 0;       ///< multiply-adds count two
   double bytes = 0;       ///< device memory read and written at the least
-  double wire_bytes = 0;  ///< sent per rank
+  double wire_bytes = 0;  ///< sent per rank (planned_call.h)
+};
+
+/// A rank's place in a communicator.
+struct CommPlace {
+  int rank = 0, ranks = 0;  ///< 0 ranks: not known
 };
 
 /// What a kernel gets. Tensors are local; an absent operand or an unread result has no data. Where accumulate[i] is set
@@ -57,8 +63,13 @@ struct RunContext {
   void* stream = nullptr;                                 ///< CUDA only: cudaStream_t
   Comm* comm = nullptr;                                   ///< collectives only: of the kind's mesh axis
 
+  // Where the context holds shapes alone:
+  CommPlace place;                  ///< in the communicator that `comm` will be
+  std::span<const uint8_t> unread;  ///< results that will have no data; empty: all will
+
   const Tensor& in(int i) const { return operands[static_cast<size_t>(i)]; }
   const Tensor& out(int i) const { return results[static_cast<size_t>(i)]; }
+  bool is_unread(int i) const { return !unread.empty() && unread[static_cast<size_t>(i)] != 0; }
   bool adds(int i) const { return accumulate[static_cast<size_t>(i)] != 0; }
   const Dims& in_origin(int i) const { return operand_origins[static_cast<size_t>(i)]; }
   const Dims& out_origin(int i) const { return result_origins[static_cast<size_t>(i)]; }
@@ -92,6 +103,9 @@ class OpKind {
   virtual bool is_weight_gradient() const { return false; }
   /// The mesh axis the kernel communicates over, or "".
   virtual std::string comm_axis() const { return ""; }
+  /// The collectives of one execution over comm_axis(), in order: the same on all ranks but for sizes of blocks. The
+  /// number of them may depend on the device, the bytes may not. Kinds with an axis declare it.
+  virtual std::vector<PlannedCall> calls(const RunContext& shapes, DeviceKind device) const;
 
   /// Emits the operations of the gradient. The default refuses: not differentiable.
   virtual void backward(BackwardContext& context) const;

@@ -80,9 +80,16 @@ struct OpShapes {
   std::vector<Tensor> operands, results;
   std::vector<uint8_t> accumulate;
   std::vector<Dims> operand_origins, result_origins;
+  CommPlace place;
+  std::vector<uint8_t> unread;
   RunContext context() const;
 };
 OpShapes shapes_of(const Program& program, const Op& op);
+/// Those of the rank that `mesh` names.
+OpShapes shapes_of(const Program& program, const Op& op, const Mesh& mesh);
+
+/// False for views, and for operations of whose results nobody reads any and that change nothing.
+bool runs(const Plan& plan, OpId id);
 
 /// The whole program as text, one line per operation.
 std::string print_program(const Program& program);

@@ -122,6 +122,7 @@ struct Program {
   std::vector<Loss> losses;
   std::vector<Boundary> received;          ///< values that come from the stage before
   std::vector<Boundary> sent;              ///< values that go to the stage behind
+  std::vector<MeshAxis> groups;            ///< communicators beyond the mesh's axes: of pipeline stages
   std::vector<NamedValue> outputs;         ///< kept until the slot set is used again, readable by the host
   std::map<std::string, ValueId> by_name;  ///< parameters, states and inputs
 

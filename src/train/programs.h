@@ -64,11 +64,8 @@ struct MemoryReport {
   int64_t arena = 0;              ///< activations, temporary values, inputs; shared by all programs
   int64_t activations_saved = 0;  ///< part of the arena alive at the end of the forward
   int64_t allocated() const { return parameters + master + gradients + optimizer + other_state + arena; }
+  bool operator==(const MemoryReport&) const = default;
 };
 MemoryReport memory_report(const TrainPrograms& programs);
-
-/// What `megatron plan` prints: model, memory, FLOPs, decisions.
-std::string describe_plan(const Config& config, const TrainPrograms& programs,
-                          const std::vector<std::string>& decisions);
 
 }  // namespace megatron

@@ -21,6 +21,7 @@
 #include "train/exit_status.h"
 #include "train/metrics_file.h"
 #include "train/model_state.h"
+#include "train/plan_report.h"
 #include "train/progress.h"
 #include "train/ranks.h"
 #include "train/resume.h"

@@ -59,7 +59,7 @@ const std::map<std::string, std::vector<std::string>> kCommands = {
      {"--load", "--ckpt-step", "--prompt", "--prompts", "--num-tokens-to-generate", "--temperature", "--top-k",
       "--top-p", "--repetition-penalty", "--seed", "--stop", "--greedy", "--ignore-eod", "--no-echo", "--device",
       "--cpu-threads"}},
-    {"plan", {"--world-size", "--rank", "--config", "--set", "--print-program"}},
+    {"plan", {"--world-size", "--rank", "--config", "--set", "--print-program", "--simulate"}},
     {"preprocess",
      {"--input", "--output-prefix", "--json-keys", "--workers", "--append-eod", "--tokenizer-type", "--tokenizer-model",
       "--document-separator"}},

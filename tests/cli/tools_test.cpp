@@ -40,6 +40,15 @@ TEST_CASE("plan, dry run and validate look at a configuration without training")
   prints(first, {"2: pp 2; memory is that of one rank of stage 1\n"});
   prints(last, {"of stage 2\n"});
   CHECK(first.substr(first.find("\n  total")) != last.substr(last.find("\n  total")));
+  const std::string stages =
+      work.succeed({"plan", "--config", "tiny.yaml", "--world-size", "4", "--simulate", "--set",
+                    "parallel.pipeline_model_parallel_size=2", "--set", "training.micro_batch_size=2"});
+  prints(stages, {"all 4 ranks, those with the same numbers in one row\n", "0-1 ", "embedding 0", "2-3 ", "1 loss",
+                  "largest\n", "communication of one step", "pp-backward calls", "of the work of the busiest stage",
+                  "a training step and an evaluation of all 4 ranks: proven\n", "no deadlock\n"});
+  CHECK_FALSE(has(mesh, "simulation"));
+  CHECK_FALSE(has(first, "all 2 ranks"));
+  CHECK(work.run({"plan", "--config", "tiny.yaml", "--simulate", "--rank", "0"}).code == 2);
   const Outcome beyond = work.run({"plan", "--config", "tiny.yaml", "--rank", "1"});
   CHECK(beyond.code == 2);
   CHECK(has(beyond.err, "--rank 1: the ranks of --world-size 1 are 0 to 0"));

@@ -4,6 +4,7 @@
 #include "base/file_io.h"
 #include "tests/catch.h"
 #include "tests/train/trainer_helpers.h"
+#include "train/plan_report.h"
 #include "train/trainer.h"
 
 namespace megatron::test {

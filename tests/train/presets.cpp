@@ -10,6 +10,7 @@
 #include "kernels/rope/rope.h"
 #include "tests/catch.h"
 #include "tests/train/trainer_helpers.h"
+#include "train/plan_report.h"
 #include "train/programs.h"
 #include "train/trainer.h"
 
