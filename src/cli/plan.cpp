@@ -1,6 +1,7 @@
 // `megatron plan`: parameters, memory, FLOPs and decisions of a configuration, without running it.
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <map>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -9,6 +10,7 @@
 #include "base/strings.h"
 #include "cli/commands.h"
 #include "cli/config_options.h"
+#include "cli/machine_file.h"
 #include "parallel/mesh.h"
 #include "program/plan.h"
 #include "tokenizer/tokenizer.h"
@@ -16,6 +18,7 @@
 #include "train/plan_report.h"
 #include "train/plan_simulation.h"
 #include "train/programs.h"
+#include "train/step_estimate.h"
 
 namespace megatron {
 namespace {
@@ -24,6 +27,7 @@ struct PlanCommand {
   ConfigOptions config;
   int64_t world_size = 1;
   std::optional<int64_t> rank;
+  std::string machine;  ///< file
   bool simulate = false, print_program = false;
 };
 
@@ -47,26 +51,65 @@ int64_t rank_of(const PlanCommand& options) {
                            options.world_size - 1));
 }
 
+/// The time of a step, once a rank of every stage was looked at.
+class StepClock {
+ public:
+  StepClock(const PlanCommand& options, const Config& config) : config_(config) {
+    const MachineConfig machine = options.machine.empty() ? config.machine : read_machine_file(options.machine);
+    if (options.machine.empty() && machine.device.empty()) return;
+    if (machine.device.empty()) throw UsageError("--machine: there is no file '" + options.machine + "'");
+    profile_.emplace(machine);
+  }
+  void look(const TrainPrograms& programs) {
+    if (!profile_) return;
+    const int pp = programs.mesh.find("pp");
+    const int stage = pp < 0 ? 0 : programs.mesh.axes[static_cast<size_t>(pp)].coordinate;
+    if (stages_.count(stage) == 0) stages_[stage] = estimate_stage(programs, *profile_);
+  }
+  /// `programs`: of any rank. "" without a machine, and where a stage is missing.
+  std::string text(const TrainPrograms& programs) const {
+    const int stages = schedule_of(programs, programs.micro_batches, true).shape.stages;
+    if (!profile_ || std::ssize(stages_) < stages) return "";
+    std::vector<StageEstimate> all;
+    for (const auto& [stage, estimate] : stages_) all.push_back(estimate);
+    return describe_estimate(config_, programs, estimate_step(programs, all), *profile_);
+  }
+
+ private:
+  const Config& config_;
+  std::optional<MachineProfile> profile_;
+  std::map<int, StageEstimate> stages_;
+};
+
 void plan(const PlanCommand& options) {
   const LoadedConfig loaded = load_config(options.config, options.world_size);
   const Config& config = loaded.config;
   const int64_t rank = rank_of(options), vocab_size = vocab_size_of(config);
+  StepClock clock(options, config);
+  std::string time;
   const auto print_rank = [&](const TrainPrograms& programs) {
     std::printf("%s", describe_plan(config, programs, loaded.decisions).c_str());
     if (options.print_program) print_programs(programs);
   };
   const bool all = !options.rank && (options.world_size > 1 || options.simulate);
   if (!all) {
-    print_rank(make_train_programs(config, vocab_size, make_parallel_context(config, options.world_size, rank)));
+    const TrainPrograms programs =
+        make_train_programs(config, vocab_size, make_parallel_context(config, options.world_size, rank));
+    print_rank(programs);
+    clock.look(programs);
+    std::printf("%s", clock.text(programs).c_str());
     return;
   }
   bool printed = false;
   const auto look = [&](const TrainPrograms& programs) {
     if (!std::exchange(printed, true)) print_rank(programs);
+    clock.look(programs);
+    if (time.empty()) time = clock.text(programs);
   };
   const RankPlans ranks = plan_ranks(config, vocab_size, options.world_size, planned_ranks(config, options.world_size),
                                      options.simulate, look);
   if (options.world_size > 1) std::printf("%s", describe_ranks(config, ranks.plans).c_str());
+  std::printf("%s", time.c_str());
   if (options.simulate) std::printf("%s", describe(prove(config, ranks), options.world_size).c_str());
 }
 
@@ -90,6 +133,11 @@ void add_plan_command(CLI::App& app) {
                  "Also prove a step and an evaluation of all ranks on paper: the pipeline schedule, what stages hand "
                  "on, the order of collectives on every communicator, and that nobody waits for ever")
       ->excludes(rank);
+  command
+      ->add_option("--machine", options->machine,
+                   "Reckon the time of a step from this file, such as configs/base/machines/h200.yaml (default: section "
+                   "machine of the configuration)")
+      ->type_name("FILE");
   command->add_flag("--print-program", options->print_program,
                     "Also print every operation of the step, forward, backward and update");
   command->callback([options] { plan(*options); });
