@@ -87,6 +87,14 @@ std::vector<Value> reduce_gradients(Trace& t, const Program& train, const DataPa
   return gradients;
 }
 
+void declare_sums_of(Trace& t, const Program& from, const ParameterInfo& parameter, Value gradient) {
+  for (const std::string& axis : reduction_axes(from.mesh)) {
+    const std::string name = reduced_name(from.value(parameter.value).name, axis);
+    const auto found = from.by_name.find(name);
+    if (found != from.by_name.end()) gradient = t.alias(name, gradient, from.value(found->second).placement);
+  }
+}
+
 void sum_gradients(Trace& t, const Program& train, const std::vector<size_t>& parameters, const std::string& axis,
                    const DataParallel& data) {
   std::vector<Value> partial, sums;

@@ -85,7 +85,7 @@ void ChunkRunner::run_phase(const Instruction& i, const Write& write) {
   } else if (i.phase == Phase::kBackward && !chunk(i).sent.empty()) {
     device_.wait(*m.taken_back, 0);
   }
-  // Some work is done once per step: in F of the first micro-batch, in B of the last.
+  // Some work is done once per step: in F of the first micro-batch, in B and W of the last.
   executor.run(i.phase, i.slot_set, i.micro_batch == (i.phase == Phase::kForward ? 0 : last_micro_batch_));
   if (links_.forward == nullptr) return;
   if (i.phase == Phase::kForward) device_.record(*m.forward_ran);

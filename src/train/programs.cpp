@@ -12,6 +12,7 @@
 #include "kernels/attention/attention.h"
 #include "nn/language_model.h"
 #include "optim/update_program.h"
+#include "parallel/gradient_buckets.h"
 #include "parallel/overlap.h"
 #include "parallel/rank_device.h"
 #include "program/executor.h"
@@ -116,8 +117,8 @@ bool keeps_stream_values(const TrainingConfig& training) {
          std::find(modules.begin(), modules.end(), "layernorm") != modules.end();
 }
 
-/// What the chunks of a rank hold, as one program without operations. Every stage has the sum of losses, which only the
-/// last one adds to.
+/// What the chunks of a rank hold, as one program without operations: parameters, gradients, and which sums of these
+/// the chunks make themselves. Every stage has the sum of losses, which only the last one adds to.
 Program held_by(const std::vector<Program>& chunks, DType dtype, const ParallelContext& parallel) {
   Program held;
   held.name = "held";
@@ -130,7 +131,9 @@ Program held_by(const std::vector<Program>& chunks, DType dtype, const ParallelC
       const ValueInfo& g = chunk.value(p.gradient);
       t.parameter(v.name, v.dtype, v.shape, v.placement, p.init);
       ParameterInfo& info = held.parameters.back();
-      info.gradient = t.state(g.name, g.dtype, g.shape, g.placement).id;
+      const Value gradient = t.state(g.name, g.dtype, g.shape, g.placement);
+      declare_sums_of(t, chunk, p, gradient);
+      info.gradient = gradient.id;
       info.sum_group = p.sum_group;
       info.owner = p.owner;
     }
