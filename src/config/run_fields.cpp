@@ -134,7 +134,7 @@ std::vector<Field> fields(DataConfig& c) {
   list.add("reset_position_ids", c.reset_position_ids, "Positions start again after each end-of-document token.");
   list.add("reset_attention_mask", c.reset_attention_mask, "Tokens do not see across an end-of-document token.");
   list.add("num_workers", c.num_workers,
-           "Batches that the loader thread prepares ahead of the step; 0 loads within the step.")
+           "Steps whose batches a thread prepares ahead; 0 prepares each batch when the step takes it.")
       .at_least(0)
       .ignored();
   return list.take();
