@@ -18,6 +18,7 @@
 #include "cli/config_options.h"
 #include "comm/launch.h"
 #include "comm/start_check.h"
+#include "parallel/mesh.h"
 #include "program/plan.h"
 #include "train/data_setup.h"
 #include "train/engine.h"
@@ -62,7 +63,8 @@ std::vector<std::vector<Batch>> prepare(const Config& config, const RunData& dat
   BatchLoader loader(data.splits.train, ranks.share_sequences(data.batch_options), share, 0, 2);
   std::vector<std::vector<Batch>> batches(static_cast<size_t>(count));
   for (std::vector<Batch>& one : batches) {
-    for (int64_t i = 0; i < global / (size * ranks.data_size()); ++i) one.push_back(loader.next());
+    for (int64_t i = micro_batches_of(config, ranks.parallel().mesh(), global); i > 0; --i)
+      one.push_back(loader.next());
   }
   return batches;
 }

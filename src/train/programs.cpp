@@ -13,6 +13,7 @@
 #include "nn/language_model.h"
 #include "optim/update_program.h"
 #include "parallel/gradient_buckets.h"
+#include "parallel/mesh.h"
 #include "parallel/overlap.h"
 #include "parallel/rank_device.h"
 #include "program/executor.h"
@@ -163,7 +164,7 @@ Program make_loss_program(const Config& config, const ModelSpec& spec, const Par
   program.mesh = parallel.mesh();
   Trace t(program, training);
   LossProgramOptions options;
-  options.micro_batch_size = config.training.micro_batch_size * data_parallel_size(parallel.mesh());
+  options.micro_batch_size = samples_at_once(config, parallel.mesh());
   options.training = training;
   options.attention_starts = config.data.reset_attention_mask;
   if (whole.stages() > 1) {
@@ -190,8 +191,9 @@ TrainPrograms make_train_programs(const Config& config, int64_t vocab_size, cons
   programs.spec.fuse_residual_norm = !keeps_stream_values(config.training);
   programs.mesh = parallel.mesh();
   programs.schedule = parse_schedule(config.parallel.pipeline_schedule);
-  const int64_t together = config.training.micro_batch_size * data_parallel_size(parallel.mesh());
-  const auto micro_batches = [&](int64_t samples) { return narrow<int>(std::max<int64_t>(1, samples / together)); };
+  const auto micro_batches = [&](int64_t samples) {
+    return narrow<int>(micro_batches_of(config, parallel.mesh(), samples));
+  };
   programs.micro_batches = micro_batches(config.training.global_batch_size);
   const int stages = parallel.stages();
   programs.eval_micro_batches = stages;

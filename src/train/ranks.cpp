@@ -91,11 +91,11 @@ BatchOptions RankContext::share_sequences(BatchOptions options) const {
 }
 
 std::vector<double> RankContext::sum_over_data(const std::vector<double>& values) {
-  return sum_over({"dp", kOuterData}, values);
+  return sum_over({std::begin(kDataAxes), std::end(kDataAxes)}, values);
 }
 
 std::vector<double> RankContext::sum_over_tokens(const std::vector<double>& values) {
-  std::vector<std::string> axes = {"dp", kOuterData};
+  std::vector<std::string> axes(std::begin(kDataAxes), std::end(kDataAxes));
   axes.insert(axes.end(), std::begin(kContextAxes), std::end(kContextAxes));
   axes.push_back("pp");
   return sum_over(axes, values);

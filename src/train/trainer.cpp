@@ -14,6 +14,7 @@
 #include "config/batch_schedule.h"
 #include "data/dataset.h"
 #include "device/profile_range.h"
+#include "parallel/mesh.h"
 #include "train/checkpoint_saver.h"
 #include "train/data_setup.h"
 #include "train/engine.h"
@@ -198,7 +199,7 @@ class Trainer {
 
   /// Of this rank, in an iteration of so many samples.
   int64_t micro_batches(int64_t batch_size) const {
-    return div_exact(batch_size, config_.training.micro_batch_size * ranks_->data_size());
+    return micro_batches_of(config_, ranks_->parallel().mesh(), batch_size);
   }
 
   /// Gives the next iteration to the device.
