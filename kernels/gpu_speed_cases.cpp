@@ -183,13 +183,20 @@ std::vector<OpCase> linear_machine_cases() {
 /// As models choose it: the best implementation that repeats to the same bits.
 std::vector<OpCase> attention_machine_cases() {
   std::vector<OpCase> cases;
-  const auto add = [&](const AttentionCaseShape& shape) { cases.push_back(attention_case("causal", shape, {})); };
+  const auto add = [&](const AttentionCaseShape& shape, double dropout = 0) {
+    AttentionOptions options;
+    options.dropout = dropout;
+    cases.push_back(attention_case(str_cat("causal ", shape.s, dropout > 0 ? ", dropout" : ""), shape, options));
+  };
   add({1024, 1024, 64, 12, 1, 64, 64});
   add({2048, 2048, 1, 8, 4, 128, 128});
   add({4096, 4096, 2, 8, 4, 128, 128});
   add({8192, 8192, 2, 8, 4, 64, 64});
   for (const int64_t groups : {2, 4, 8}) add({8192, 8192, 1, groups, 4, 128, 128});
+  add({16384, 16384, 1, 8, 4, 128, 128});
   add({32768, 32768, 1, 8, 4, 128, 128});
+  add({1024, 1024, 16, 12, 1, 64, 64}, 0.1);
+  add({2048, 2048, 4, 16, 1, 128, 128}, 0.1);
   return cases;
 }
 

@@ -58,9 +58,9 @@ CaseSpeed measure_case(const OpCase& c, DType dtype, ThreadPool& pool, double se
 
 /// One operation of a case's program, forward or backward.
 struct OperationSpeed {
-  std::string kind;
+  std::string speed_class;
   Cost cost;
-  double seconds = 0;  ///< median; on CUDA as in measure_case()
+  double seconds = 0;  ///< median; on CUDA right after large products, as within a step
 };
 /// Every operation that the case and its gradient run, each timed alone for about `seconds`.
 std::vector<OperationSpeed> measure_operations(const OpCase& c, DType dtype, ThreadPool& pool, double seconds,

@@ -83,6 +83,11 @@ class AttentionBase : public OpKind {
     MEGATRON_CHECK(options_.dropout >= 0 && options_.dropout < 1, "dropout is in [0, 1)");
   }
   std::string attributes() const override { return describe(options_, sizes_); }
+  /// "attention.64.dropout": what decides between kernels besides the sizes.
+  std::string speed_class(const RunContext& c) const override {
+    return str_cat(name(), '.', c.in(kQ).shape.back(), options_.dropout > 0 ? ".dropout" : "",
+                   options_.causal ? "" : ".full", options_.deterministic ? "" : ".any_order");
+  }
   virtual AttentionChoice choice(const RunContext& shapes) const = 0;
 
  protected:

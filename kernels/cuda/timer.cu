@@ -46,7 +46,8 @@ void StreamTimer::flush() {
   check_launch("timer: read_kernel");
 }
 
-std::vector<double> StreamTimer::measure(int repeats, const std::function<void()>& launch) {
+std::vector<double> StreamTimer::measure(int repeats, const std::function<void()>& launch,
+                                         const std::function<void()>& before) {
   const auto stream = static_cast<cudaStream_t>(device_.stream());
   std::vector<TimingEvent> begins, ends;
   for (int i = 0; i < repeats; ++i) {
@@ -54,7 +55,11 @@ std::vector<double> StreamTimer::measure(int repeats, const std::function<void()
     ends.push_back(make_event());
   }
   for (size_t i = 0; i < begins.size(); ++i) {
-    flush();
+    if (before) {
+      before();
+    } else {
+      flush();
+    }
     check_cuda(cudaEventRecord(begins[i].get(), stream), "cudaEventRecord");
     launch();
     check_cuda(cudaEventRecord(ends[i].get(), stream), "cudaEventRecord");

@@ -16,8 +16,10 @@ class StreamTimer {
  public:
   explicit StreamTimer(Device& device);
 
-  /// Seconds of each of `repeats` runs of `launch`, which may only enqueue work. Waits for all of them.
-  std::vector<double> measure(int repeats, const std::function<void()>& launch);
+  /// Seconds of each of `repeats` runs of `launch`, which may only enqueue work. Waits for all of them. `before`, where
+  /// it is given, is enqueued before each run instead of the reading.
+  std::vector<double> measure(int repeats, const std::function<void()>& launch,
+                              const std::function<void()>& before = {});
 
  private:
   void flush();

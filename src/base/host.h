@@ -10,6 +10,10 @@ namespace megatron {
 /// Name of this machine; "unknown host" where the system does not tell.
 std::string host_name();
 
+/// Processors that this process may use (affinity), and all of this machine that are on.
+int usable_processors();
+int online_processors();
+
 struct HostFacts {
   std::string system;     ///< "Linux 6.1.0 x86_64"
   std::string processor;  ///< model name

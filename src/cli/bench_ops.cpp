@@ -235,7 +235,7 @@ void measure_machine(const BenchOpsOptions& options) {
       if (!c.speed) continue;
       for (const DType dtype : chosen_dtypes(options, {DType::kBF16})) {
         for (const OperationSpeed& s : measure_operations(c, dtype, pool, options.seconds, device)) {
-          points.push_back({s.kind, dtype, s.cost.flops, s.cost.bytes, s.seconds});
+          points.push_back({s.speed_class, dtype, s.cost.flops, s.cost.bytes, s.seconds});
           std::printf("%-34s %s\n", c.name.c_str(), to_text(points.back()).c_str());
           std::fflush(stdout);
         }

@@ -8,6 +8,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
@@ -18,6 +19,7 @@
 #include "cli/config_options.h"
 #include "comm/launch.h"
 #include "comm/start_check.h"
+#include "parallel/mesh.h"
 #include "program/plan.h"
 #include "train/data_setup.h"
 #include "train/engine.h"
@@ -62,7 +64,8 @@ std::vector<std::vector<Batch>> prepare(const Config& config, const RunData& dat
   BatchLoader loader(data.splits.train, ranks.share_sequences(data.batch_options), share, 0, 2);
   std::vector<std::vector<Batch>> batches(static_cast<size_t>(count));
   for (std::vector<Batch>& one : batches) {
-    for (int64_t i = 0; i < global / (size * ranks.data_size()); ++i) one.push_back(loader.next());
+    for (int64_t i = micro_batches_of(config, ranks.parallel().mesh(), global); i > 0; --i)
+      one.push_back(loader.next());
   }
   return batches;
 }
@@ -88,12 +91,15 @@ StepTimes measure(const BenchStepOptions& options, const Config& config, TrainEn
     if (i == 0) times.first = since(begin);
   }
   engine.ranks().world().barrier();
-  for (int i = 0; i < options.steps; ++i) {  // the device always has the next step before it ends one
+  // The device always has the next step before it ends one. The first result comes late, since its step began with an
+  // idle device, and those after the last submission early: neither counts.
+  for (bool warm = false; std::ssize(times.step) < options.steps;) {
     submit();
-    if (pipeline.in_flight() > pipeline.depth()) times.step.push_back(settle());
+    if (pipeline.in_flight() <= pipeline.depth()) continue;
+    const double seconds = settle();
+    if (std::exchange(warm, true)) times.step.push_back(seconds);
   }
-  while (pipeline.in_flight() > 0) times.step.push_back(settle());
-  if (times.step.size() > 1) times.step.erase(times.step.begin());  // it began with an idle device
+  while (pipeline.in_flight() > 0) settle();
   for (int i = 0; i < 5 && engine.device().asynchronous(); ++i) {
     engine.device().synchronize();
     const Clock::time_point begin = Clock::now();

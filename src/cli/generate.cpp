@@ -21,8 +21,8 @@ namespace {
 struct GenerateCommand {
   std::string load, prompts_file, device = "auto";
   std::vector<std::string> prompts;
-  std::optional<int64_t> step;
-  int64_t threads = 0;
+  std::optional<int64_t> step, tensor_ranks;
+  int64_t stages = 1, threads = 0;
   bool greedy = false, no_echo = false;
   GenerateOptions options;
 };
@@ -39,36 +39,54 @@ std::vector<std::string> read_prompts(const std::string& path) {
   return prompts;
 }
 
-/// The ranks that were started share the model: all of them are tensor ranks. Members die in the reverse order.
-struct Ranks {
-  std::unique_ptr<World> world = join_world(detect_launch(process_environment()));
-  MeshComms comms;
-
-  InferenceWorld join(RunConfig& run) {
-    compare_start(*world, {{"build", build_identity()}});
-    run.cpu_threads = cpu_threads(run, world->info().local_size);
-    ParallelConfig parallel;
-    parallel.tensor_model_parallel_size = world->size();
-    const Mesh mesh = make_mesh(parallel, world->size(), world->rank());
-    std::shared_ptr<Device> device = make_device(run, *world);
-    comms = make_mesh_comms(*world, mesh, *device);
-    return {ParallelContext(mesh, false), comms.axes(mesh), std::move(device)};
+/// The mesh of the ranks that were started: all of them share the model.
+ParallelConfig sizes_of(const GenerateCommand& command, int ranks) {
+  constexpr const char* kTensor = "--tensor-model-parallel-size ";
+  constexpr const char* kStages = "--pipeline-model-parallel-size ";
+  const auto count = [](int64_t n) { return str_cat(n, n == 1 ? " rank" : " ranks"); };
+  const std::string started = str_cat(count(ranks), ranks == 1 ? " was" : " were", " started");
+  ParallelConfig parallel;
+  parallel.pipeline_model_parallel_size = command.stages;
+  if (command.stages < 1) throw UsageError(str_cat(kStages, command.stages, ": give 1 or more"));
+  if (!command.tensor_ranks) {
+    parallel.tensor_model_parallel_size = ranks / command.stages;
+    if (ranks % command.stages == 0) return parallel;
+    throw UsageError(str_cat(kStages, command.stages, ": ", started, "; start a multiple of ", command.stages,
+                             " (mpirun -n ", command.stages, ")"));
   }
-};
+  const int64_t tensor = *command.tensor_ranks, wanted = tensor * command.stages;
+  if (tensor < 1) throw UsageError(str_cat(kTensor, tensor, ": give 1 or more"));
+  if (wanted != ranks) {
+    throw UsageError(str_cat(kTensor, tensor, " and ", kStages, command.stages, " are ", count(wanted), ", but ",
+                             started, "; start ", wanted, " (mpirun -n ", wanted, ") or change the sizes"));
+  }
+  parallel.tensor_model_parallel_size = tensor;
+  return parallel;
+}
 
-void run_generate(GenerateCommand& command) {
-  std::vector<std::string> texts = command.prompts;
-  if (!command.prompts_file.empty()) texts = read_prompts(command.prompts_file);
-  if (texts.empty()) throw UsageError("there is no prompt; give --prompt TEXT or --prompts FILE");
-  if (command.greedy) command.options.sampling.temperature = 0;
-  check(command.options.sampling);
+/// This rank's place among those that share the model.
+InferenceWorld join_ranks(World& world, const ParallelConfig& parallel, RunConfig& run, MeshComms& comms) {
+  compare_start(world, {{"build", build_identity()},
+                        {"ranks", str_cat("tensor ", parallel.tensor_model_parallel_size, ", pipeline ",
+                                          parallel.pipeline_model_parallel_size)}});
+  run.cpu_threads = cpu_threads(run, world.info().local_size);
+  const Mesh mesh = make_mesh(parallel, world.size(), world.rank());
+  std::shared_ptr<Device> device = make_device(run, world);
+  comms = make_mesh_comms(world, mesh, *device);
+  return {ParallelContext(mesh, false), comms.axes(mesh), std::move(device)};
+}
+
+/// What one of the ranks does.
+void generate_as_rank(const GenerateCommand& command, const std::vector<std::string>& texts, World& world) {
   RunConfig run;
   run.device = command.device;
   run.cpu_threads = command.threads;
-  Ranks ranks;
-  const bool speaks = ranks.world->rank() == 0;
+  const bool speaks = world.rank() == 0;
   if (!speaks) set_log_level(LogLevel::kWarn);
-  InferenceModel model(command.load, command.step, run, ranks.join(run));
+  InferenceWorld place;  // holds the device, which must outlive the communicators
+  MeshComms comms;
+  place = join_ranks(world, sizes_of(command, world.size()), run, comms);
+  InferenceModel model(command.load, command.step, run, place);
   log_info("model of " + model.folder());
   std::vector<std::vector<TokenId>> prompts;
   for (const std::string& text : texts) prompts.push_back(model.encode_prompt(text));
@@ -91,6 +109,16 @@ void run_generate(GenerateCommand& command) {
   log_info(str_cat(stats.prompt_tokens, " prompt tokens in ", format_duration(stats.prefill_seconds), ", ",
                    stats.generated_tokens, " new tokens in ", format_duration(stats.decode_seconds), " (",
                    static_cast<int64_t>(decoded / std::max(1e-9, stats.decode_seconds)), " tokens/s)"));
+}
+
+void run_generate(GenerateCommand& command) {
+  std::vector<std::string> texts = command.prompts;
+  if (!command.prompts_file.empty()) texts = read_prompts(command.prompts_file);
+  if (texts.empty()) throw UsageError("there is no prompt; give --prompt TEXT or --prompts FILE");
+  if (command.greedy) command.options.sampling.temperature = 0;
+  check(command.options.sampling);
+  const std::unique_ptr<World> world = join_world(detect_launch(process_environment()));
+  run_as_rank(*world, [&] { generate_as_rank(command, texts, *world); });
 }
 
 }  // namespace
@@ -130,6 +158,12 @@ void add_generate_command(CLI::App& app) {
   command->add_flag("--greedy", g->greedy, "The same as --temperature 0");
   command->add_flag("--ignore-eod", g->options.ignore_eod, "Go on after an end-of-document token");
   command->add_flag("--no-echo", g->no_echo, "Print only the new text");
+  command->add_option("--tensor-model-parallel-size", g->tensor_ranks,
+                      "Ranks that share each layer; not given: what the pipeline stages leave of the ranks");
+  command
+      ->add_option("--pipeline-model-parallel-size", g->stages,
+                   "Stages among which the layers are divided, up to one each")
+      ->capture_default_str();
   command->add_option("--device", g->device, "auto, cpu or cuda")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
       ->capture_default_str();

@@ -25,12 +25,12 @@ MachineConfig read_machine_file(const std::string& path) {
 void write_machine_file(const std::string& path, const MachineConfig& machine) {
   Config config;
   config.machine = machine;
-  const std::string text =
-      str_cat("# Speed of one kind of GPU and of the links between GPUs, for `megatron plan --machine FILE`. Measured by\n"
-              "#   megatron bench ops --mode perf --device cuda --machine FILE\n"
-              "#   mpirun -n N megatron bench comm --machine FILE              # once for each number of ranks\n"
-              "# which replace what they measure anew. `megatron config explain machine.operations` tells the columns.\n",
-              section_to_yaml(config, "machine"));
+  const std::string text = str_cat(
+      "# Speed of one kind of GPU and of the links between GPUs, for `megatron plan --machine FILE`. Measured by\n"
+      "#   megatron bench ops --mode perf --device cuda --machine FILE\n"
+      "#   mpirun -n N megatron bench comm --machine FILE              # once for each number of ranks\n"
+      "# which replace what they measure anew. `megatron config explain machine.operations` tells the columns.\n",
+      section_to_yaml(config, "machine"));
   atomic_write_file(path, text);
 }
 

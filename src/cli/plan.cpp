@@ -134,9 +134,10 @@ void add_plan_command(CLI::App& app) {
                  "on, the order of collectives on every communicator, and that nobody waits for ever")
       ->excludes(rank);
   command
-      ->add_option("--machine", options->machine,
-                   "Reckon the time of a step from this file, such as configs/base/machines/h200.yaml (default: section "
-                   "machine of the configuration)")
+      ->add_option(
+          "--machine", options->machine,
+          "Reckon the time of a step from this file, such as configs/base/machines/h200.yaml (default: section "
+          "machine of the configuration)")
       ->type_name("FILE");
   command->add_flag("--print-program", options->print_program,
                     "Also print every operation of the step, forward, backward and update");

@@ -247,13 +247,6 @@ void add_combinations(const Adder& add) {
 
 /// Not there yet.
 void add_missing(const Adder& add) {
-  add("pipeline-overlap", {"parallel.overlap_grad_reduce", "parallel.overlap_param_gather", kPp},
-      [](const RuleContext& c) {
-        return refuse_if(parallel(c).pipeline_model_parallel_size > 1 &&
-                             (parallel(c).overlap_grad_reduce || parallel(c).overlap_param_gather),
-                         "overlap_grad_reduce and overlap_param_gather are not supported yet with "
-                         "pipeline_model_parallel_size above 1; leave them out");
-      });
   add("expert-parallel", {kEp}, [](const RuleContext& c) {
     const int64_t size = parallel(c).expert_model_parallel_size;
     return refuse_if(size > 1, not_yet("expert_model_parallel_size", size));

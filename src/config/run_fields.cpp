@@ -89,11 +89,11 @@ std::vector<Field> fields(ParallelConfig& c) {
   list.add("use_distributed_optimizer", c.use_distributed_optimizer,
            "Divide the optimizer's state among the data-parallel ranks: data_parallel_sharding_strategy optim.");
   list.add("overlap_grad_reduce", c.overlap_grad_reduce,
-           "Sum gradients over the data-parallel ranks, bucket by bucket, while the backward still runs. Not with "
-           "pipeline_model_parallel_size above 1 yet.");
+           "Sum gradients over the data-parallel ranks, bucket by bucket, while the backward still runs; "
+           "of a pipeline stage, that of the last micro-batch of each of its parts.");
   list.add("overlap_param_gather", c.overlap_param_gather,
            "With divided state: gather the updated weights while the forward already runs; with divided weights, those "
-           "of a layer while the one before it runs. Not with pipeline_model_parallel_size above 1 yet.");
+           "of a layer while the one before it runs.");
   list.add("ddp_bucket_size", c.ddp_bucket_size,
            "Elements after which a bucket of gradients or weights is communicated. Not set: the larger of 40 million "
            "and 1 million per data-parallel rank.")
@@ -134,7 +134,7 @@ std::vector<Field> fields(DataConfig& c) {
   list.add("reset_position_ids", c.reset_position_ids, "Positions start again after each end-of-document token.");
   list.add("reset_attention_mask", c.reset_attention_mask, "Tokens do not see across an end-of-document token.");
   list.add("num_workers", c.num_workers,
-           "Batches that the loader thread prepares ahead of the step; 0 loads within the step.")
+           "Steps whose batches a thread prepares ahead; 0 prepares each batch when the step takes it.")
       .at_least(0)
       .ignored();
   return list.take();

@@ -108,24 +108,29 @@ struct BatchLoader::State {
     for (;;) {
       changed.wait(lock, [&] { return stop || (!error && ready.size() < prefetch); });
       if (stop) return;
-      const uint64_t mine = generation;
-      const std::vector<int64_t> samples = samples_of(share, first_sample, next_index++);
-      lock.unlock();
-      Batch batch;
-      std::exception_ptr failure;
-      try {
-        batch = make_batch(*dataset, samples, options);
-      } catch (...) {
-        failure = std::current_exception();
-      }
-      lock.lock();
-      if (mine != generation) continue;
-      if (failure) {
-        error = failure;
-      } else {
-        ready.push_back(std::move(batch));
-      }
+      prepare(lock);
       changed.notify_all();
+    }
+  }
+
+  /// One more batch, or the error that stands in its place. The lock is open meanwhile.
+  void prepare(std::unique_lock<std::mutex>& lock) {
+    const uint64_t mine = generation;
+    const std::vector<int64_t> samples = samples_of(share, first_sample, next_index++);
+    lock.unlock();
+    Batch batch;
+    std::exception_ptr failure;
+    try {
+      batch = make_batch(*dataset, samples, options);
+    } catch (...) {
+      failure = std::current_exception();
+    }
+    lock.lock();
+    if (mine != generation) return;
+    if (failure) {
+      error = failure;
+    } else {
+      ready.push_back(std::move(batch));
     }
   }
 };
@@ -133,14 +138,14 @@ struct BatchLoader::State {
 BatchLoader::BatchLoader(DatasetPtr dataset, const BatchOptions& options, const SampleShare& share,
                          int64_t first_sample, int prefetch)
     : state_(std::make_unique<State>()) {
-  MEGATRON_CHECK(dataset != nullptr && prefetch >= 1, "a loader needs a data set and room for a batch");
+  MEGATRON_CHECK(dataset != nullptr && prefetch >= 0, "a loader needs a data set");
   check_options(options);
   state_->dataset = std::move(dataset);
   state_->options = options;
   state_->share = share;
   state_->first_sample = first_sample;
   state_->prefetch = static_cast<size_t>(prefetch);
-  state_->thread = std::thread([state = state_.get()] { state->loop(); });
+  if (prefetch > 0) state_->thread = std::thread([state = state_.get()] { state->loop(); });
 }
 
 BatchLoader::~BatchLoader() {
@@ -149,13 +154,14 @@ BatchLoader::~BatchLoader() {
     state_->stop = true;
   }
   state_->changed.notify_all();
-  state_->thread.join();
+  if (state_->thread.joinable()) state_->thread.join();
 }
 
 Batch BatchLoader::next() {
   State& s = *state_;
   const auto start = std::chrono::steady_clock::now();
   std::unique_lock lock(s.mutex);
+  if (s.prefetch == 0 && !s.error) s.prepare(lock);
   s.changed.wait(lock, [&] { return !s.ready.empty() || s.error; });
   s.wait_seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (s.ready.empty()) std::rethrow_exception(s.error);

@@ -54,7 +54,8 @@ SampleShare data_parallel_share(int64_t micro_batch_size, int64_t rank, int64_t 
 /// Global samples of micro-batch `index` counted from `first_sample`.
 std::vector<int64_t> samples_of(const SampleShare& share, int64_t first_sample, int64_t index);
 
-/// Prepares up to `prefetch` micro-batches ahead on a thread of its own. Not thread-safe: one thread calls it.
+/// Prepares up to `prefetch` micro-batches ahead on a thread of its own; with 0 next() prepares its batch itself. Not
+/// thread-safe: one thread calls it.
 class BatchLoader {
  public:
   BatchLoader(DatasetPtr dataset, const BatchOptions& options, const SampleShare& share, int64_t first_sample,
@@ -71,7 +72,7 @@ class BatchLoader {
   void seek(int64_t first_sample);
   void seek(int64_t first_sample, const SampleShare& share);
 
-  /// Seconds that next() has waited since the loader was made.
+  /// Seconds that next() has taken since the loader was made.
   double wait_seconds() const;
 
  private:

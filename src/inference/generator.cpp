@@ -16,16 +16,26 @@ namespace megatron {
 namespace {
 
 constexpr int64_t kPrefillChunk = 128;
+constexpr TokenId kNoToken = -1;  ///< of logits that are not finite
 
 double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-/// The two programs of generation, their memory, and the logits that they make.
+/// The two programs of generation, their memory, and the logits that they make. On a pipeline they are those of the
+/// own stage, which takes its input from the stage before and gives its output to the stage behind.
 class Runner {
  public:
   Runner(InferenceModel& model, int64_t batch, int64_t longest_prompt, int64_t cache_length)
-      : model_(model), store_(model.device()), batch_(batch), chunk_(std::min(longest_prompt, kPrefillChunk)) {
+      : model_(model),
+        parallel_(model.world().parallel.within_stage()),
+        stage_(model.world().parallel.stage()),
+        stages_(model.world().parallel.stages()),
+        links_(stages_ > 1 ? model.world().comms.at("pp") : nullptr),
+        store_(model.device()),
+        ids_(model.device(), batch * static_cast<int64_t>(sizeof(TokenId))),
+        batch_(batch),
+        chunk_(std::min(longest_prompt, kPrefillChunk)) {
     Plan prefill = plan(chunk_, cache_length), decode = plan(1, cache_length);
     auto arena = std::make_shared<Buffer>(model.device(), std::max(prefill.arena_bytes(), decode.arena_bytes()));
     Executor::Options options;
@@ -38,8 +48,9 @@ class Runner {
 
   int64_t chunk() const { return chunk_; }
 
-  /// One call: token (s, b) = tokens[b][s] at positions[b][s], negative: padding. Afterwards logits(b) are those of
-  /// token last[b].
+  /// One call: token (s, b) = tokens[b][s] at positions[b][s], negative: padding. Afterwards the logits are those of
+  /// token last[b]. On a GPU it is only enqueued: a stage goes on to the next chunk of a prompt while the stages behind
+  /// are busy with this one.
   void run(bool prompt, const std::vector<std::vector<TokenId>>& tokens,
            const std::vector<std::vector<int32_t>>& positions, const std::vector<int32_t>& last) {
     Executor& executor = prompt ? *prefill_ : *decode_;
@@ -52,24 +63,47 @@ class Runner {
       }
     }
     const auto write = [&](const char* name, const std::vector<int32_t>& values) {
+      if (!executor.has_input(name)) return;  // of another stage
       write_tensor(executor.device(), executor.input(name), values.data(),
                    static_cast<int64_t>(values.size() * sizeof(int32_t)));
     };
     write(inputs::kTokens, ids);
     write(inputs::kPositions, places);
     write(inputs::kLast, last);
+    const Program& program = executor.plan().program;
+    void* stream = executor.device().stream();
+    for (const Boundary& b : program.received) links_->receive(executor.received(b.name, 0), stage_ - 1, stream);
     executor.run(Phase::kForward);
-    logits_ = to_host(executor.device(), executor.output("logits"));
+    for (const Boundary& b : program.sent) links_->send(executor.output(b.name), stage_ + 1, stream);
+    last_run_ = &executor;
   }
 
-  /// Of the ids that are text: a model may have more rows than its tokenizer has ids.
+  /// Does this rank's stage make the logits?
+  bool has_logits() const { return stage_ == stages_ - 1; }
+
+  /// Brings the logits of the last run() to the host, where there are any.
+  void fetch() {
+    if (has_logits()) logits_ = to_host(last_run_->device(), last_run_->output("logits"));
+  }
+
+  /// What the last stage gives becomes everybody's.
+  void share(std::vector<TokenId>& ids) {
+    if (links_ == nullptr || ids.empty()) return;
+    const Tensor shared = make_tensor(ids_.data(), DType::kI32, {std::ssize(ids)});
+    if (has_logits()) write_tensor(model_.device(), shared, ids.data(), shared.bytes());
+    links_->broadcast(shared, stages_ - 1, model_.device().stream());
+    const HostTensor host = to_host(model_.device(), shared);
+    std::copy_n(host.tensor.as<TokenId>(), ids.size(), ids.begin());
+  }
+
+  /// After fetch(), of sequence b and the ids that are text: a model may have more rows than its tokenizer has ids.
   std::vector<double> logits(int64_t b) const {
     std::vector<double> values(
         static_cast<size_t>(std::min(model_.spec().vocab_size, model_.tokenizer().vocab_size())));
     dispatch_floating("logits", logits_.tensor.dtype, [&](auto tag) {
       using T = decltype(tag);
       // [batch, V], or [V, batch] where ranks share the vocabulary.
-      const bool shared = model_.world().parallel.tp_size() > 1;
+      const bool shared = parallel_.tp_size() > 1;
       const T* first = logits_.tensor.as<T>() + b * (shared ? 1 : logits_.tensor.shape[1]);
       const auto step = static_cast<size_t>(shared ? batch_ : 1);
       for (size_t v = 0; v < values.size(); ++v) values[v] = static_cast<double>(first[v * step]);
@@ -81,19 +115,25 @@ class Runner {
   Plan plan(int64_t tokens, int64_t cache_length) const {
     Program program;
     program.name = tokens == 1 ? "decode" : "prefill";
-    program.mesh = model_.world().parallel.mesh();
+    program.mesh = parallel_.mesh();
     Trace t(program);
-    trace_generation(t, model_.spec(), model_.world().parallel, batch_, tokens, cache_length);
+    trace_generation(t, model_.spec(), parallel_, {batch_, tokens, cache_length, model_.part()});
     remove_dead_ops(program);
     PackOptions options;
+    options.own_slots = stages_ > 1;
     options.device = model_.device().kind();
     return pack(std::move(program), options);
   }
 
   InferenceModel& model_;
-  Store store_;  ///< its own: the caches have the sizes of this batch
+  const ParallelContext parallel_;  ///< of the own stage
+  const int stage_, stages_;
+  Comm* const links_;  ///< of the stages; null without a pipeline
+  Store store_;        ///< its own: the caches have the sizes of this batch
+  Buffer ids_;         ///< a token of each sequence, on their way between stages
   int64_t batch_, chunk_;
   std::unique_ptr<Executor> prefill_, decode_;
+  Executor* last_run_ = nullptr;
   HostTensor logits_;
 };
 
@@ -189,16 +229,30 @@ class Session {
     take(runner, going);
   }
 
-  /// Samples the next token of each of `which`: a large vocabulary keeps a core busy for a millisecond.
-  void take(const Runner& runner, const std::vector<size_t>& which) {
+  /// The next token of each of `which`, after their logits were made.
+  void take(Runner& runner, const std::vector<size_t>& which) {
+    if (which.empty()) return;
     std::vector<TokenId> ids(which.size());
+    runner.fetch();
+    if (runner.has_logits()) draw(runner, which, ids);
+    runner.share(ids);
+    // All stages end alike: none may wait for one that gave up.
+    if (std::find(ids.begin(), ids.end(), kNoToken) != ids.end()) throw DataError(kLogitsNotFinite);
+    for (size_t i = 0; i < which.size(); ++i) append(which[i], ids[i]);
+  }
+
+  /// Samples, on all cores: a large vocabulary keeps one busy for a millisecond.
+  void draw(const Runner& runner, const std::vector<size_t>& which, std::vector<TokenId>& ids) {
     model_.pool().parallel_for(static_cast<int64_t>(which.size()), 1, [&](int64_t begin, int64_t end) {
       for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
         const auto b = static_cast<int64_t>(which[i]);
-        ids[i] = sample(runner.logits(b), sequences_[which[i]].context, options_.sampling, b);
+        try {
+          ids[i] = sample(runner.logits(b), sequences_[which[i]].context, options_.sampling, b);
+        } catch (const DataError&) {
+          ids[i] = kNoToken;
+        }
       }
     });
-    for (size_t i = 0; i < which.size(); ++i) append(which[i], ids[i]);
   }
 
   /// Adds a token to sequence b and decides whether it ends.

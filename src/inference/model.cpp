@@ -1,5 +1,7 @@
 #include "inference/model.h"
 
+#include "base/error.h"
+#include "base/strings.h"
 #include "checkpoint/model_tensors.h"
 #include "config/rules.h"
 #include "kernels/linear/gemm_cpu.h"
@@ -16,7 +18,20 @@ Config open_config(const ModelSource& source, const ParallelContext& parallel) {
   config.parallel.expert_tensor_parallel_size = 1;
   validate(config);
   config.parallel.tensor_model_parallel_size = parallel.tp_size();
+  config.parallel.pipeline_model_parallel_size = parallel.stages();
   return config;
+}
+
+/// Any number of stages up to that of the layers: nothing has to divide, since nothing is balanced against a backward.
+StagePart part_of(const ParallelContext& parallel, int64_t layers) {
+  const int stages = parallel.stages(), stage = parallel.stage();
+  if (stages > layers) {
+    throw UsageError(str_cat("--pipeline-model-parallel-size ", stages, ": the model has ", layers,
+                             layers == 1 ? " layer" : " layers", ", and every stage needs one; give ", layers,
+                             " or less"));
+  }
+  const Block own = block_of(layers, stages, stage);
+  return {own.begin, own.size, stage == 0, stage == stages - 1};
 }
 
 }  // namespace
@@ -28,6 +43,7 @@ InferenceModel::InferenceModel(const std::string& load, std::optional<int64_t> s
       config_(open_config(source_, world_.parallel)),
       tokenizer_(source_.tokenizer()),
       spec_(make_model_spec(config_, config_.model.vocab_size.value_or(tokenizer_->vocab_size()))),
+      part_(part_of(world_.parallel, std::ssize(spec_.layers))),
       device_(world_.device ? world_.device : make_device(run)),
       pool_(std::make_unique<ThreadPool>(cpu_threads(run))) {
   verify_blas();

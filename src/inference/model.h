@@ -11,6 +11,7 @@
 #include "base/thread_pool.h"
 #include "checkpoint/model_source.h"
 #include "config/config.h"
+#include "config/stage_split.h"
 #include "models/model_spec.h"
 #include "parallel/parallel_context.h"
 #include "program/executor.h"
@@ -18,7 +19,7 @@
 
 namespace megatron {
 
-/// The ranks that share a model; one by default. Only tensor parallelism, without its sequence parallelism.
+/// The ranks that share a model; one by default. Axes tp, without sequence parallelism, and pp.
 struct InferenceWorld {
   ParallelContext parallel;
   std::map<std::string, Comm*> comms;  ///< by mesh axis; must outlive the model
@@ -33,13 +34,16 @@ class InferenceModel {
  public:
   /// `load`: a folder of checkpoints (the newest complete one is taken, or `step`), one iter_* folder, a run folder, a
   /// Hugging Face folder, or a GGUF file. `run` gives device and threads, `world` this rank's place, whatever mesh the
-  /// checkpoint was written on: all ranks make the same calls. DataError where there is no checkpoint.
+  /// checkpoint was written on: all ranks make the same calls. DataError where there is no checkpoint, UsageError for
+  /// more pipeline stages than layers.
   InferenceModel(const std::string& load, std::optional<int64_t> step, const RunConfig& run, InferenceWorld world = {});
 
   /// Section `parallel` is that of `world`.
   const Config& config() const { return config_; }
   const InferenceWorld& world() const { return world_; }
   const ModelSpec& spec() const { return spec_; }
+  /// The layers of this rank's pipeline stage: as many as the others have, or one more or less.
+  const StagePart& part() const { return part_; }
   const Tokenizer& tokenizer() const { return *tokenizer_; }
   /// Ids of a prompt. Models of other programs expect what their tokenizer puts around it, a begin token for example;
   /// training here puts nothing.
@@ -62,6 +66,7 @@ class InferenceModel {
   Config config_;
   std::unique_ptr<Tokenizer> tokenizer_;
   ModelSpec spec_;
+  StagePart part_;
   std::shared_ptr<Device> device_;
   std::unique_ptr<ThreadPool> pool_;
 };

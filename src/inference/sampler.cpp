@@ -101,7 +101,7 @@ TokenId sample(std::span<const double> given, const std::vector<TokenId>& contex
   if (o.repetition_penalty != 1.0) penalize(logits, context, o.repetition_penalty);
   const auto greedy = std::max_element(logits.begin(), logits.end());
   const bool sound = std::all_of(logits.begin(), logits.end(), [](double logit) { return std::isfinite(logit); });
-  if (!sound) throw DataError("the model gave logits that are not finite: its weights are damaged or diverged");
+  if (!sound) throw DataError(kLogitsNotFinite);
   if (o.temperature == 0 || o.top_k == 1) return static_cast<TokenId>(greedy - logits.begin());
 
   Candidates candidates(logits, *greedy, o.temperature);

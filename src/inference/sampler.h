@@ -20,9 +20,13 @@ struct SamplingOptions {
 /// Throws UsageError naming the option that is out of range.
 void check(const SamplingOptions& options);
 
+inline constexpr char kLogitsNotFinite[] =
+    "the model gave logits that are not finite: its weights are damaged or diverged";
+
 /// The next token of sequence `sequence` after `context` (prompt and tokens so far). Order: repetition penalty,
 /// temperature, top-k, top-p, draw. The draw is a function of (seed, sequence, length of the context): independent of
 /// the batch. Ties go to the lower id.
+/// DataError kLogitsNotFinite.
 TokenId sample(std::span<const double> logits, const std::vector<TokenId>& context, const SamplingOptions& options,
                int64_t sequence);
 

@@ -17,10 +17,10 @@ std::string boundary_name(int64_t layer) {
   return "stream." + std::to_string(layer);
 }
 
-/// What a part of the model begins with: the embedding, or what the part before has made.
-Value stream_before(Trace& t, const ModuleContext& c, const StagePart& part, int64_t B) {
+/// What a part of the model begins with: the embedding, or what the part before has made of S x B tokens.
+Value stream_before(Trace& t, const ModuleContext& c, const StagePart& part, int64_t S, int64_t B) {
   if (part.embedding) return embed(t, c);
-  const auto type = c.parallel.stream(c.model.seq_length, B, c.model.hidden_size);
+  const auto type = c.parallel.stream(S, B, c.model.hidden_size);
   return t.receive(boundary_name(part.first_layer), c.model.dtype, type.shape, type.placement, type.sample_dim);
 }
 
@@ -41,11 +41,6 @@ Value final_norm(Trace& t, const ModuleContext& c, const ResidualStream& x) {
   return norm(t, c, "final_layernorm", c.model.final_norm, x).y;
 }
 
-/// Embedding, all layers and the final norm: [S, B, C].
-Value hidden_states(Trace& t, const ModuleContext& c) {
-  return final_norm(t, c, layers(t, c, whole(c.model), {embed(t, c), {}}));
-}
-
 /// Two stages hold the word embedding of tied models: the first as the table of ids, the last as the output layer.
 void mark_shared_table(Program& program, const ParallelContext& parallel, const StagePart& part) {
   for (ParameterInfo& p : program.parameters) {
@@ -53,13 +48,6 @@ void mark_shared_table(Program& program, const ParallelContext& parallel, const 
     p.sum_group = parallel.pipeline_ends();
     p.owner = part.embedding;
   }
-}
-
-BatchValues token_inputs(Trace& t, const ParallelContext& parallel, int64_t S, int64_t B) {
-  BatchValues batch;
-  batch.tokens = t.input(inputs::kTokens, DType::kI32, {S, B}, parallel.tokens(), 1);
-  batch.positions = t.input(inputs::kPositions, DType::kI32, {S, B}, parallel.tokens(), 1);
-  return batch;
 }
 
 /// The inputs that a part of the model reads.
@@ -91,7 +79,8 @@ void trace_loss(Trace& t, const ModelSpec& model, const ParallelContext& paralle
   const StagePart part = options.part.value_or(whole(model));
   const BatchValues batch = loss_inputs(t, model, parallel, options, part);
   const ModuleContext c{model, parallel, batch};
-  const ResidualStream stream = layers(t, c, part, {stream_before(t, c, part, options.micro_batch_size), {}});
+  const Value before = stream_before(t, c, part, model.seq_length, options.micro_batch_size);
+  const ResidualStream stream = layers(t, c, part, {before, {}});
   if (!part.loss) {
     t.send(boundary_name(part.first_layer + part.layers), close(t, stream).residual);
     if (options.part && model.tied) mark_shared_table(t.program(), parallel, part);
@@ -106,20 +95,32 @@ void trace_loss(Trace& t, const ModelSpec& model, const ParallelContext& paralle
 }
 
 void trace_logits(Trace& t, const ModelSpec& model, const ParallelContext& parallel, int64_t batch_size) {
-  const BatchValues batch = token_inputs(t, parallel, model.seq_length, batch_size);
+  const int64_t S = model.seq_length;
+  BatchValues batch;
+  batch.tokens = t.input(inputs::kTokens, DType::kI32, {S, batch_size}, parallel.tokens(), 1);
+  batch.positions = t.input(inputs::kPositions, DType::kI32, {S, batch_size}, parallel.tokens(), 1);
   const ModuleContext c{model, parallel, batch};
-  const Value x = hidden_states(t, c);
+  const Value x = final_norm(t, c, layers(t, c, whole(model), {embed(t, c), {}}));
   Trace::Scope scope(t, "output_layer");
   t.output("logits", cast(t, linear(t, x, output_weight(t, c)), accumulation_dtype(model.dtype)));
 }
 
-void trace_generation(Trace& t, const ModelSpec& model, const ParallelContext& parallel, int64_t batch_size,
-                      int64_t tokens_per_call, int64_t cache_length) {
-  BatchValues batch = token_inputs(t, parallel, tokens_per_call, batch_size);
-  batch.cache_length = cache_length;
-  const Value last = t.input(inputs::kLast, DType::kI32, {batch_size}, parallel.samples(), 0);
+void trace_generation(Trace& t, const ModelSpec& model, const ParallelContext& parallel,
+                      const GenerationProgramOptions& options) {
+  const StagePart part = options.part.value_or(whole(model));
+  const int64_t S = options.tokens_per_call, B = options.batch;
+  BatchValues batch;
+  if (part.embedding) batch.tokens = t.input(inputs::kTokens, DType::kI32, {S, B}, parallel.tokens(), 1);
+  batch.positions = t.input(inputs::kPositions, DType::kI32, {S, B}, parallel.tokens(), 1);
+  batch.cache_length = options.cache_length;
   const ModuleContext c{model, parallel, batch};
-  const Value x = gather_rows(t, hidden_states(t, c), last);
+  const ResidualStream stream = layers(t, c, part, {stream_before(t, c, part, S, B), {}});
+  if (!part.loss) {
+    t.send(boundary_name(part.first_layer + part.layers), close(t, stream).residual);
+    return;
+  }
+  const Value last = t.input(inputs::kLast, DType::kI32, {B}, parallel.samples(), 0);
+  const Value x = gather_rows(t, final_norm(t, c, stream), last);
   Trace::Scope scope(t, "output_layer");
   const Value w = output_weight(t, c);
   // Collectives cut dimension 0, which must be the vocabulary where ranks share it.

@@ -37,10 +37,17 @@ inline constexpr char kLossSum[] = "loss_sum";
 /// model.seq_length. Inputs: tokens, positions. One tensor rank.
 void trace_logits(Trace& t, const ModelSpec& model, const ParallelContext& parallel, int64_t batch);
 
+struct GenerationProgramOptions {
+  int64_t batch = 1, tokens_per_call = 1, cache_length = 0;
+  std::optional<StagePart> part{};  ///< of a pipeline stage; absent: the whole model
+};
+
 /// Traces generation: `tokens_per_call` new tokens of `batch` sequences against a cache of `cache_length` positions;
 /// output "logits" (fp32, or fp64) of the token that input last_token [batch] points at: [batch, V] on one tensor rank,
-/// [V, batch] whole on each of several. `parallel` is without sequence parallelism.
-void trace_generation(Trace& t, const ModelSpec& model, const ParallelContext& parallel, int64_t batch,
-                      int64_t tokens_per_call, int64_t cache_length);
+/// [V, batch] whole on each of several. A part of the model has the caches of its layers and the inputs that it needs;
+/// boundary values are as in trace_loss(), of the last part come the logits. `parallel` is that of one stage, without
+/// sequence parallelism.
+void trace_generation(Trace& t, const ModelSpec& model, const ParallelContext& parallel,
+                      const GenerationProgramOptions& options);
 
 }  // namespace megatron

@@ -56,8 +56,8 @@ class UpdateBuilder {
     weight_decay_ = t_.input(update_io::kWeightDecay, DType::kF64, {}, everywhere);
     count_ = t_.input(update_io::kUpdateCount, DType::kF64, {}, everywhere);
     const Value inverse_scale = t_.input(update_io::kInverseScale, DType::kF64, {}, everywhere);
-    sum_copies();
     const std::vector<Value> gradients = reduce_gradients(t_, train_, data_);
+    sum_copies(gradients);
     clip_ = clip_gradients(t_, sums_of_squares(gradients), inverse_scale, config_.clip_grad,
                            t_.state(update_io::kHalt, DType::kF64, {}, everywhere));
     t_.output(update_io::kNorm, clip_.norm);
@@ -83,12 +83,14 @@ class UpdateBuilder {
   }
 
  private:
-  /// Gradients of parameters that several stages hold.
-  void sum_copies() {
-    for (const ParameterInfo& p : train_.parameters) {
+  /// Gradients of parameters that several stages hold. They come after the sums within a stage, because a backward may
+  /// have made those already, and because a block is less to send than all of a gradient.
+  void sum_copies(const std::vector<Value>& gradients) {
+    for (size_t i = 0; i < gradients.size(); ++i) {
+      const ParameterInfo& p = train_.parameters[i];
       if (p.sum_group.empty()) continue;
       Trace::Scope scope(t_, train_.value(p.value).name);
-      group_sum_in_place(t_, declare_state(t_, train_, p.gradient), p.sum_group);
+      group_sum_in_place(t_, gradients[i], p.sum_group);
     }
   }
 

@@ -19,12 +19,12 @@ std::string reduced_name(const std::string& parameter, const std::string& axis) 
 std::vector<std::string> reduction_axes(const Mesh& mesh) {
   std::vector<std::string> axes;
   for (const MeshAxis& axis : mesh.axes) axes.push_back(axis.name);
-  std::stable_partition(axes.begin(), axes.end(), [](const std::string& name) { return name == "dp"; });
+  std::stable_partition(axes.begin(), axes.end(), [](const std::string& name) { return name == kDataAxis; });
   return axes;
 }
 
 bool to_blocks(const std::string& axis, const DataParallel& data) {
-  return axis == "dp" && data.sharding != Sharding::kNothing;
+  return axis == kDataAxis && data.sharding != Sharding::kNothing;
 }
 
 /// The memory of a gradient that is partial over `axis`, as it is after the sum.
@@ -38,7 +38,8 @@ Value declare_sum(Trace& t, Value partial, const std::string& parameter, const s
 void emit_sums(Trace& t, const std::vector<Value>& partial, const std::vector<Value>& sums, const std::string& axis,
                const DataParallel& data) {
   if (partial.empty()) return;
-  const bool bf16 = data.reduce_in_bf16 && (axis == "dp" || axis == kOuterData);
+  const bool bf16 =
+      data.reduce_in_bf16 && std::find(std::begin(kDataAxes), std::end(kDataAxes), axis) != std::end(kDataAxes);
   (to_blocks(axis, data) ? reduce_scatter_into : all_reduce_into)(t, partial, sums, axis, bf16);
 }
 
@@ -87,6 +88,14 @@ std::vector<Value> reduce_gradients(Trace& t, const Program& train, const DataPa
   return gradients;
 }
 
+void declare_sums_of(Trace& t, const Program& from, const ParameterInfo& parameter, Value gradient) {
+  for (const std::string& axis : reduction_axes(from.mesh)) {
+    const std::string name = reduced_name(from.value(parameter.value).name, axis);
+    const auto found = from.by_name.find(name);
+    if (found != from.by_name.end()) gradient = t.alias(name, gradient, from.value(found->second).placement);
+  }
+}
+
 void sum_gradients(Trace& t, const Program& train, const std::vector<size_t>& parameters, const std::string& axis,
                    const DataParallel& data) {
   std::vector<Value> partial, sums;
@@ -118,7 +127,7 @@ void GatherBuckets::add(Value part, Value whole) {
 void GatherBuckets::finish() {
   if (parts_.empty()) return;
   Trace::Scope scope(t_, "parameters");
-  all_gather_into(t_, parts_, wholes_, "dp");
+  all_gather_into(t_, parts_, wholes_, kDataAxis);
   parts_.clear();
   wholes_.clear();
   elements_ = 0;

@@ -19,6 +19,10 @@ Value declare_state(Trace& t, const Program& from, ValueId id);
 /// which a backward finishes them, then over the others. InternalError for a parameter without gradient.
 std::vector<Value> reduce_gradients(Trace& t, const Program& train, const DataParallel& data);
 
+/// Declares the sums that `from` makes of the gradient of `parameter` itself, in a program that stands for several and
+/// has that gradient as `gradient`: reduce_gradients() then takes them as made.
+void declare_sums_of(Trace& t, const Program& from, const ParameterInfo& parameter, Value gradient);
+
 /// The sums over `axis` of the gradients of some parameters of `train`, in one operation emitted into `t`.
 void sum_gradients(Trace& t, const Program& train, const std::vector<size_t>& parameters, const std::string& axis,
                    const DataParallel& data);

@@ -44,7 +44,7 @@ Mesh full_mesh(const ParallelConfig& p, int64_t world_size, int64_t rank) {
   const int64_t dp = ranks_left(
       world_size,
       {{"tensor_model_parallel_size", tp}, {"context_parallel_size", cp}, {"pipeline_model_parallel_size", pp}});
-  return with_coordinates({{"tp", tp}, {"cp", cp}, {"ep", 1}, {"dp", dp}, {"pp", pp}}, rank);
+  return with_coordinates({{"tp", tp}, {"cp", cp}, {"ep", 1}, {kDataAxis, dp}, {"pp", pp}}, rank);
 }
 
 Mesh make_mesh(const ParallelConfig& parallel, int64_t world_size, int64_t rank) {
@@ -64,14 +64,14 @@ Mesh make_mesh(const ParallelConfig& parallel, int64_t world_size, int64_t rank)
     mesh = with_coordinates(axes, rank);
   }
   const auto instances = narrow<int>(parallel.num_distributed_optimizer_instances);
-  const auto dp = static_cast<size_t>(mesh.find("dp"));
+  const auto dp = static_cast<size_t>(mesh.find(kDataAxis));
   if (instances > 1) {
     if (mesh.axes[dp].size % instances != 0) {
       throw UsageError(str_cat("parallel.num_distributed_optimizer_instances ", instances,
                                " does not divide the data-parallel size ", mesh.axes[dp].size));
     }
     const int inner = mesh.axes[dp].size / instances, at = mesh.axes[dp].coordinate;
-    mesh.axes[dp] = {"dp", inner, at % inner};
+    mesh.axes[dp] = {kDataAxis, inner, at % inner};
     mesh.axes.insert(mesh.axes.begin() + static_cast<std::ptrdiff_t>(dp) + 1, {kOuterData, instances, at / inner});
   }
   std::erase_if(mesh.axes, [](const MeshAxis& axis) { return axis.size == 1; });
@@ -102,6 +102,14 @@ ParallelContext make_parallel_context(const Config& config, int64_t world_size, 
   return ParallelContext(mesh, p.sequence_parallel, data)
       .in_pieces(tp_overlap_pieces(config))
       .with_context(p.cp_comm_type.at(0));
+}
+
+int64_t samples_at_once(const Config& config, const Mesh& mesh) {
+  return config.training.micro_batch_size * data_parallel_size(mesh);
+}
+
+int64_t micro_batches_of(const Config& config, const Mesh& mesh, int64_t samples) {
+  return div_exact(samples, samples_at_once(config, mesh));
 }
 
 Mesh full_expert_mesh(const ParallelConfig& p, int64_t world_size, int64_t rank) {

@@ -23,6 +23,12 @@ Mesh make_mesh(const ParallelConfig& parallel, int64_t world_size, int64_t rank)
 /// The mesh of a rank, and how it is used, as the configuration says.
 ParallelContext make_parallel_context(const Config& config, int64_t world_size, int64_t rank);
 
+/// Samples that all data-parallel ranks take at once, a micro-batch of each.
+int64_t samples_at_once(const Config& config, const Mesh& mesh);
+/// Micro-batches of each rank that a batch of so many samples takes. InternalError when it does not divide, which the
+/// rules of the configuration have made sure of.
+int64_t micro_batches_of(const Config& config, const Mesh& mesh, int64_t samples);
+
 /// The mesh of the experts over the same ranks: etp, ep, edp, pp; edp = world / (etp * ep * pp). Its pipeline groups
 /// are those of full_mesh(). UsageError when that does not divide.
 Mesh full_expert_mesh(const ParallelConfig& parallel, int64_t world_size, int64_t rank);

@@ -181,14 +181,15 @@ std::vector<std::vector<size_t>> buckets_by(const Program& train, const std::map
 
 /// Parameters that the ranks of dp hold as copies and update in blocks.
 bool is_gathered_whole(const Program& train, const ParameterInfo& p) {
-  const int dp = train.mesh.find("dp");
+  const int dp = train.mesh.find(kDataAxis);
   return dp >= 0 && train.value(p.value).placement[static_cast<size_t>(dp)].replicated();
 }
 
-void gather_whole(Trace& t, const std::vector<Value>& parameters) {
-  std::vector<Value> blocks;
-  for (Value p : parameters) blocks.push_back(flat_slice(t, p, "dp"));
-  all_gather_into(t, blocks, parameters, "dp");
+/// Gathers the updated blocks of such parameters in one operation.
+void gather_whole(Trace& t, const DataParallel& data, const std::vector<Value>& parameters) {
+  GatherBuckets buckets(t, data);
+  for (Value p : parameters) buckets.add(flat_slice(t, p, kDataAxis), p);
+  buckets.finish();
 }
 
 }  // namespace
@@ -202,7 +203,7 @@ void bucket_by_unit(Program& train, const DataParallel& data, const UnitOf& unit
 }
 
 void overlap_gradient_sums(Program& train, const DataParallel& data) {
-  const int dp = train.mesh.find("dp");
+  const int dp = train.mesh.find(kDataAxis);
   if (dp < 0 || !data.overlap_grad_reduce) return;
   const Uses uses = uses_of(train, train.list(Phase::kBackward));
   const Uses early = uses_of(train, train.list(Phase::kForward));
@@ -222,7 +223,7 @@ void overlap_gradient_sums(Program& train, const DataParallel& data) {
   std::map<size_t, std::vector<OpId>> at;
   for (const std::vector<size_t>& bucket : buckets_by(train, written, data.bucket_elements)) {
     const std::vector<OpId> ops =
-        emitted(train, Phase::kBackward, [&] { sum_gradients(t, train, bucket, "dp", data); });
+        emitted(train, Phase::kBackward, [&] { sum_gradients(t, train, bucket, kDataAxis, data); });
     std::vector<OpId>& there = at[written.at(bucket.back())];
     there.insert(there.end(), ops.begin(), ops.end());
   }
@@ -245,7 +246,7 @@ void overlap_parameter_gathers(Program& train, const DataParallel& data) {
   for (const std::vector<size_t>& bucket : buckets_by(train, read, data.bucket_elements)) {
     std::vector<Value> parameters;
     for (size_t i : bucket) parameters.push_back({train.parameters[i].value});
-    const std::vector<OpId> ops = emitted(train, Phase::kForward, [&] { gather_whole(t, parameters); });
+    const std::vector<OpId> ops = emitted(train, Phase::kForward, [&] { gather_whole(t, data, parameters); });
     at[before].insert(at[before].end(), ops.begin(), ops.end());
     before = read.at(bucket.front());
   }
@@ -262,7 +263,7 @@ Program make_gather_program(const Program& train, const DataParallel& data) {
   for (const ParameterInfo& p : train.parameters) {
     const ValueInfo& v = train.value(p.value);
     const Value whole = t.parameter(v.name, v.dtype, v.shape, v.placement, p.init);
-    if (is_gathered_whole(train, p)) buckets.add(flat_slice(t, whole, "dp"), whole);
+    if (is_gathered_whole(train, p)) buckets.add(flat_slice(t, whole, kDataAxis), whole);
   }
   buckets.finish();
   verify(program);

@@ -19,7 +19,8 @@ using UnitOf = std::function<std::string(const std::string& scope)>;
 void bucket_by_unit(Program& train, const DataParallel& data, const UnitOf& unit_of);
 
 /// overlap_grad_reduce where gradients are not divided: sums each bucket right after the last operation that adds to
-/// one of its members, in B of the last micro-batch. make_update_program() then finds them summed.
+/// one of its members, in B of the last micro-batch (move_weight_gradients() takes it along to W).
+/// make_update_program() then finds them summed.
 void overlap_gradient_sums(Program& train, const DataParallel& data);
 
 /// overlap_param_gather where parameters are not divided: gathers the updated blocks of a bucket when the first reader

@@ -51,7 +51,7 @@ namespace {
 
 /// Cuts dimension `dim` over the data-parallel ranks.
 Placement over_data(Placement placement, const Mesh& mesh, int dim) {
-  for (const char* axis : {"dp", kOuterData}) {
+  for (const char* axis : kDataAxes) {
     const int found = mesh.find(axis);
     if (found >= 0) placement[static_cast<size_t>(found)] = AxisPlacement::S(dim);
   }
@@ -117,14 +117,14 @@ Placement ParallelContext::samples() const {
 
 Value ParallelContext::parameter(Trace& t, const std::string& name, DType dtype, const Dims& shape, Placement placement,
                                  const Init& init) const {
-  const int dp = mesh_.find("dp");
+  const int dp = mesh_.find(kDataAxis);
   if (dp < 0 || data_.sharding < Sharding::kGradients) return t.parameter(name, dtype, shape, placement, init);
   const bool bf16 = data_.reduce_in_bf16;
   if (data_.sharding == Sharding::kGradients) {
-    return share_flat(t, t.parameter(name, dtype, shape, placement, init), "dp", bf16);
+    return share_flat(t, t.parameter(name, dtype, shape, placement, init), kDataAxis, bf16);
   }
   placement[static_cast<size_t>(dp)] = AxisPlacement::F();
-  return all_gather_flat(t, {t.parameter(name, dtype, shape, placement, init)}, "dp", bf16)[0];
+  return all_gather_flat(t, {t.parameter(name, dtype, shape, placement, init)}, kDataAxis, bf16)[0];
 }
 
 int64_t ParallelContext::count_pieces(int64_t rows) const {
@@ -183,18 +183,20 @@ Value ParallelContext::gather_out(Trace& t, Value x) const {
 
 int64_t data_parallel_size(const Mesh& mesh) {
   int64_t size = 1;
-  for (const MeshAxis& axis : mesh.axes) {
-    if (axis.name == "dp" || axis.name == kOuterData) size *= axis.size;
+  for (const char* axis : kDataAxes) {
+    const int found = mesh.find(axis);
+    if (found >= 0) size *= mesh.axes[static_cast<size_t>(found)].size;
   }
   return size;
 }
 
 int64_t data_parallel_rank(const Mesh& mesh) {
   int64_t rank = 0, stride = 1;
-  for (const MeshAxis& axis : mesh.axes) {
-    if (axis.name != "dp" && axis.name != kOuterData) continue;
-    rank += axis.coordinate * stride;
-    stride *= axis.size;
+  for (const char* axis : kDataAxes) {
+    const int found = mesh.find(axis);
+    if (found < 0) continue;
+    rank += mesh.axes[static_cast<size_t>(found)].coordinate * stride;
+    stride *= mesh.axes[static_cast<size_t>(found)].size;
   }
   return rank;
 }

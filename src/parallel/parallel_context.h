@@ -22,6 +22,11 @@ struct DataParallel {
   bool reduce_in_bf16 = false;           ///< terms of the sums of gradients travel as bf16
 };
 
+/// Mesh axes of data parallelism: ranks of the first share what is divided, those of the second, outside of it, hold
+/// copies of that.
+inline constexpr char kDataAxis[] = "dp", kOuterData[] = "dp_outer";
+inline constexpr const char* kDataAxes[] = {kDataAxis, kOuterData};
+
 /// Mesh axes of context parallelism: "cp", or with cp_comm_type a2a+p2p the two that it is made of, the first inside.
 inline constexpr const char* kContextAxes[] = {"cp", "cp_a2a", "cp_p2p"};
 
@@ -131,9 +136,7 @@ class ParallelContext {
   std::string cp_comm_type_ = "p2p";
 };
 
-/// Ranks that train on different samples, and the place of this rank among them: axes dp and, outside of it, dp_outer,
-/// whose ranks hold copies of what those of dp share.
-inline constexpr char kOuterData[] = "dp_outer";
+/// Ranks that train on different samples, and the place of this rank among them.
 int64_t data_parallel_size(const Mesh& mesh);
 int64_t data_parallel_rank(const Mesh& mesh);
 

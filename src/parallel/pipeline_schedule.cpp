@@ -4,6 +4,7 @@
 #include <limits>
 #include <numeric>
 #include <queue>
+#include <tuple>
 
 #include "base/check.h"
 #include "base/error.h"
@@ -200,7 +201,7 @@ class Timeline {
   enum Kind { kF, kB, kW, kHanded, kGivenBack, kKinds };
   struct Event {
     bool exists = false;
-    int64_t length = 0, finish = 0;
+    int64_t length = 0, start = 0;
     int waits = 0;
     std::vector<int> then;
   };
@@ -269,9 +270,8 @@ class Timeline {
     while (!ready.empty()) {
       const int now = ready.back();
       ready.pop_back();
-      event(now).finish += event(now).length;
       for (int later : event(now).then) {
-        event(later).finish = std::max(event(later).finish, event(now).finish);  // until it is ready: its start
+        event(later).start = std::max(event(later).start, event(now).start + event(now).length);
         if (--event(later).waits == 0) ready.push_back(later);
       }
       done.push_back(now);
@@ -280,8 +280,10 @@ class Timeline {
     MEGATRON_CHECK(std::ssize(done) == all,
                    str_cat("a ", name_of(schedule_.kind), " schedule of ", shape_.stages, " stages, ", shape_.chunks,
                            " chunks and ", shape_.micro_batches, " micro-batches waits for itself"));
+    // What a stage is handed while it runs a phase stands behind that phase: before its end it is of no use.
     std::sort(done.begin(), done.end(), [&](int a, int b) {
-      return event(a).finish != event(b).finish ? event(a).finish < event(b).finish : a < b;
+      const auto key = [&](int i) { return std::tuple(event(i).start, i % kKinds <= kW, i); };
+      return key(a) < key(b);
     });
     return done;
   }

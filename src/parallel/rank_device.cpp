@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <map>
-#include <thread>
 #include <utility>
 
 #include "base/check.h"
 #include "base/error.h"
+#include "base/host.h"
 #include "base/log.h"
 #include "base/strings.h"
 #include "device/gpu.h"
@@ -34,7 +34,16 @@ size_t index_of(const GpuView& view) {
 
 int cpu_threads(const RunConfig& run, int local_size) {
   if (run.cpu_threads > 0) return narrow<int>(run.cpu_threads);
-  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()) / local_size);
+  // A launcher may bind each rank to processors of its own, or all ranks of a socket to the same ones.
+  return std::max(1, std::min(usable_processors(), online_processors() / local_size));
+}
+
+std::string binding_warning(const RunConfig& run, int local_size, int usable, int online) {
+  const int share = online / std::max(1, local_size);
+  if (run.cpu_threads > 0 || usable >= share || share <= 1) return "";
+  return str_cat("this rank may use ", usable, " of ", online, " processors, although ", local_size,
+                 " ranks share them: making and loading weights takes that much longer. Start mpirun with "
+                 "--bind-to none, or Slurm with more --cpus-per-task");
 }
 
 DeviceKind device_kind(const RunConfig& run) {

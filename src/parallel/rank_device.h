@@ -14,6 +14,10 @@ namespace megatron {
 /// Threads that run.cpu_threads asks for; 0 means all cores, shared among the ranks of this host.
 int cpu_threads(const RunConfig& run, int local_size = 1);
 
+/// What a log says where the launcher left a rank fewer processors than its share of the host's; else "". `usable`: by
+/// its affinity, `online`: of the host.
+std::string binding_warning(const RunConfig& run, int local_size, int usable, int online);
+
 /// What run.device names: auto is a GPU where this build and machine have one. DeviceError for cuda in a build without
 /// it.
 DeviceKind device_kind(const RunConfig& run);

@@ -83,7 +83,7 @@ class Executor {
   Tensor output(const std::string& name, int slot_set = 0) const;
 
   /// Enqueues a phase (on the CPU: runs it). `edge`: with the operations that run once per step, as in F of the first
-  /// micro-batch and B of the last.
+  /// micro-batch, B and W of the last.
   void run(Phase phase, int slot_set = 0, bool edge = true);
 
   /// One operation as it is bound to memory.

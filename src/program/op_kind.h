@@ -82,6 +82,8 @@ class OpKind {
   virtual std::string name() const = 0;
   /// Attributes for printing, e.g. "eps=1e-05".
   virtual std::string attributes() const { return ""; }
+  /// One word: operations of one class take times that follow from FLOPs and bytes alone.
+  virtual std::string speed_class(const RunContext& /*shapes*/) const { return name(); }
 
   virtual Signature signature(const Operands& operands) const = 0;
   /// Types of the results. Default: infer_by_signature(). Views and collectives have rules of their own.

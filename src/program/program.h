@@ -71,7 +71,7 @@ struct Op {
   std::string scope;  ///< module path, e.g. "decoder.layers.3.mlp"
   Stream stream = Stream::kCompute;
   OpId recompute_of = kNone;
-  /// Runs once per step only: in F of the first micro-batch, in B of the last.
+  /// Runs once per step only: in F of the first micro-batch, in B or W of the last.
   bool edge = false;
 };
 

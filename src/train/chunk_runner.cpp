@@ -39,6 +39,7 @@ ChunkRunner::ChunkRunner(std::vector<Executor*> chunks, Links links)
     }
   }
   fork_ = device_.make_event();
+  here_ = device_.make_event();
   for (auto& event : join_) event = device_.make_event();
 }
 
@@ -85,7 +86,7 @@ void ChunkRunner::run_phase(const Instruction& i, const Write& write) {
   } else if (i.phase == Phase::kBackward && !chunk(i).sent.empty()) {
     device_.wait(*m.taken_back, 0);
   }
-  // Some work is done once per step: in F of the first micro-batch, in B of the last.
+  // Some work is done once per step: in F of the first micro-batch, in B and W of the last.
   executor.run(i.phase, i.slot_set, i.micro_batch == (i.phase == Phase::kForward ? 0 : last_micro_batch_));
   if (links_.forward == nullptr) return;
   if (i.phase == Phase::kForward) device_.record(*m.forward_ran);
@@ -108,6 +109,11 @@ void ChunkRunner::send(const Instruction& i) {
   }
 }
 
+void ChunkRunner::receive_now(int wire) {
+  device_.record(*here_);
+  device_.wait(*here_, wire);
+}
+
 void ChunkRunner::receive(const Instruction& i) {
   Marks& m = marks(i);
   Chunk& c = chunk(i);
@@ -115,10 +121,12 @@ void ChunkRunner::receive(const Instruction& i) {
     device_.wait(*m.ran, kForwardWire);  // the slot set is free
     if (!c.sent.empty()) device_.wait(*m.sent, kForwardWire);
     device_.wait(*m.given_back, kForwardWire);
+    receive_now(kForwardWire);
     links_.forward->receive(dense(c.executor->received(c.received, i.slot_set)), i.peer, device_.stream(kForwardWire));
     device_.record(*m.handed, kForwardWire);
   } else {
     device_.wait(*m.forward_ran, kBackwardWire);
+    receive_now(kBackwardWire);
     links_.backward->receive(dense(c.executor->received(gradient_name(c.sent), i.slot_set)), i.peer,
                              device_.stream(kBackwardWire));
     device_.record(*m.taken_back, kBackwardWire);

@@ -45,6 +45,9 @@ class ChunkRunner {
   void run_phase(const Instruction& i, const Write& write);
   void send(const Instruction& i);
   void receive(const Instruction& i);
+  /// The wire goes on when the computing stream gets here. NCCL's kernels occupy multiprocessors while they wait for
+  /// the other side: a transfer that is enqueued as soon as its memory is free would slow every phase until then.
+  void receive_now(int wire);
   Chunk& chunk(const Instruction& i) { return chunks_[static_cast<size_t>(i.chunk)]; }
   Marks& marks(const Instruction& i) { return chunk(i).marks[static_cast<size_t>(i.slot_set)]; }
 
@@ -52,7 +55,7 @@ class ChunkRunner {
   Links links_;
   std::vector<Chunk> chunks_;
   int last_micro_batch_ = 0;  ///< of what runs now
-  std::unique_ptr<Event> fork_, join_[2];
+  std::unique_ptr<Event> fork_, here_, join_[2];
 };
 
 }  // namespace megatron

@@ -123,9 +123,7 @@ TrainEngine::Chunks TrainEngine::make_chunks(const std::vector<Plan>& plans,
     Executor::Options options = executor_options();
     options.kept_offset = kept_offset(plans, c);
     // Inputs of two steps may be on their way, so that the host never waits for the device within a step.
-    const int64_t together = config_.training.micro_batch_size * ranks_->data_size();
-    options.staged =
-        static_cast<int>(std::clamp<int64_t>(2 * div_ceil(config_.training.global_batch_size, together), 4, 64));
+    options.staged = static_cast<int>(std::clamp<int64_t>(2 * programs_.micro_batches, 4, 64));
     chunks.executors.push_back(std::make_unique<Executor>(plans[c], *store_, arena, options));
     executors.push_back(chunks.executors.back().get());
   }

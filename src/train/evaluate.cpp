@@ -20,8 +20,7 @@ void leave_out(Batch& batch, int64_t column) {
 
 double evaluate(TrainEngine& engine, const DatasetPtr& dataset, const BatchOptions& options, int64_t samples) {
   RankContext& ranks = engine.ranks();
-  const int64_t size = engine.micro_batch_size() * ranks.data_size();
-  const int64_t own = div_exact(size, ranks.data_size()), first = own * ranks.data_rank();
+  const int64_t own = engine.micro_batch_size(), size = own * ranks.data_size(), first = own * ranks.data_rank();
   BatchLoader loader(dataset, options, data_parallel_share(own, ranks.data_rank(), ranks.data_size()), 0, 2);
   double weights = 0;
   engine.begin_evaluation();

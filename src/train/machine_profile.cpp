@@ -127,7 +127,8 @@ double bus_factor(const std::string& collective, int ranks) {
 }
 
 MachineProfile::MachineProfile(const MachineConfig& machine) : config_(machine) {
-  if (machine.device.empty() || machine.copy_bandwidth <= 0 || machine.matrix_flops <= 0 || machine.operations.empty()) {
+  if (machine.device.empty() || machine.copy_bandwidth <= 0 || machine.matrix_flops <= 0 ||
+      machine.operations.empty()) {
     throw UsageError(
         "section machine: a step's time needs device, copy_bandwidth, matrix_flops and operations; take a file of "
         "configs/base/machines, or let `megatron bench ops --device cuda --machine FILE` write one");
@@ -164,7 +165,7 @@ double MachineProfile::operation(const std::string& kind, DType dtype, const Cos
     const auto distance = [](double a, double b) { return std::log(std::max(a, 1.0) / std::max(b, 1.0)); };
     const double df = distance(cost.flops, p.flops), db = distance(cost.bytes, p.bytes);
     const double squared = df * df + db * db;
-    const double weight = 1 / (squared * squared + 1e-10);
+    const double weight = 1 / (squared * squared + 1e-16);
     weights += weight;
     sum += weight * std::log(p.slowness);
   }
@@ -177,7 +178,8 @@ double MachineProfile::collective(const std::string& kind, const GroupPlace& pla
   if (place.per_node > 1) {
     const auto by_kind = collectives_.find(kind);
     if (by_kind == collectives_.end()) {
-      throw UsageError(str_cat("section machine: no ", kind, " was measured; `mpirun -n N megatron bench comm --machine "
+      throw UsageError(str_cat("section machine: no ", kind,
+                               " was measured; `mpirun -n N megatron bench comm --machine "
                                "FILE` adds the collectives of N ranks"));
     }
     auto nearest = by_kind->second.begin();
@@ -188,8 +190,8 @@ double MachineProfile::collective(const std::string& kind, const GroupPlace& pla
   }
   if (place.per_node >= place.ranks) return seconds;
   const double nodes = std::ceil(static_cast<double>(place.ranks) / place.per_node);
-  const double network = config_.network_seconds * std::ceil(std::log2(nodes)) +
-                         wire_bytes / (config_.network_bandwidth * place.per_node);
+  const double network =
+      config_.network_seconds * std::ceil(std::log2(nodes)) + wire_bytes / (config_.network_bandwidth * place.per_node);
   return std::max(seconds, network);
 }
 

@@ -1,8 +1,8 @@
 // What one kind of GPU and its links take for operations and collectives, as measured, and what follows for others.
 //
 // Section `machine` holds the figures as text, one per line:
-//   operations   "linear bf16 2.75e+11 1.68e+08 0.000402"   kind, type, FLOPs, bytes (both as OpKind::cost says), seconds
-//   collectives  "all_reduce 2 1048576 2.1e-05"              kind, ranks, bytes of the whole tensor, seconds
+//   operations   "linear bf16 2.75e+11 1.68e+08 0.000402"   kind, type, FLOPs, bytes (both as OpKind::cost says),
+//   seconds collectives  "all_reduce 2 1048576 2.1e-05"              kind, ranks, bytes of the whole tensor, seconds
 #pragma once
 
 #include <map>
@@ -16,7 +16,7 @@
 namespace megatron {
 
 struct OperationPoint {
-  std::string kind;
+  std::string kind;            ///< OpKind::speed_class
   DType dtype = DType::kBF16;  ///< that the model computes in
   double flops = 0, bytes = 0, seconds = 0;
 };

@@ -10,6 +10,8 @@
 #include "config/stage_split.h"
 #include "nn/language_model.h"
 #include "optim/update_program.h"
+#include "parallel/gradient_buckets.h"
+#include "parallel/mesh.h"
 #include "parallel/overlap.h"
 #include "parallel/rank_device.h"
 #include "program/executor.h"
@@ -122,8 +124,8 @@ bool keeps_stream_values(const TrainingConfig& training) {
          std::find(modules.begin(), modules.end(), "layernorm") != modules.end();
 }
 
-/// What the chunks of a rank hold, as one program without operations. Every stage has the sum of losses, which only the
-/// last one adds to.
+/// What the chunks of a rank hold, as one program without operations: parameters, gradients, and which sums of these
+/// the chunks make themselves. Every stage has the sum of losses, which only the last one adds to.
 Program held_by(const std::vector<Program>& chunks, DType dtype, const ParallelContext& parallel) {
   Program held;
   held.name = "held";
@@ -136,7 +138,9 @@ Program held_by(const std::vector<Program>& chunks, DType dtype, const ParallelC
       const ValueInfo& g = chunk.value(p.gradient);
       t.parameter(v.name, v.dtype, v.shape, v.placement, p.init);
       ParameterInfo& info = held.parameters.back();
-      info.gradient = t.state(g.name, g.dtype, g.shape, g.placement).id;
+      const Value gradient = t.state(g.name, g.dtype, g.shape, g.placement);
+      declare_sums_of(t, chunk, p, gradient);
+      info.gradient = gradient.id;
       info.sum_group = p.sum_group;
       info.owner = p.owner;
     }
@@ -166,7 +170,7 @@ Program make_loss_program(const Config& config, const ModelSpec& spec, const Par
   program.mesh = parallel.mesh();
   Trace t(program, training);
   LossProgramOptions options;
-  options.micro_batch_size = config.training.micro_batch_size * data_parallel_size(parallel.mesh());
+  options.micro_batch_size = samples_at_once(config, parallel.mesh());
   options.training = training;
   options.attention_starts = config.data.reset_attention_mask;
   if (whole.stages() > 1) {
@@ -193,8 +197,9 @@ TrainPrograms make_train_programs(const Config& config, int64_t vocab_size, cons
   programs.spec.fuse_residual_norm = !keeps_stream_values(config.training);
   programs.mesh = parallel.mesh();
   programs.schedule = parse_schedule(config.parallel.pipeline_schedule);
-  const int64_t together = config.training.micro_batch_size * data_parallel_size(parallel.mesh());
-  const auto micro_batches = [&](int64_t samples) { return narrow<int>(std::max<int64_t>(1, samples / together)); };
+  const auto micro_batches = [&](int64_t samples) {
+    return narrow<int>(micro_batches_of(config, parallel.mesh(), samples));
+  };
   programs.micro_batches = micro_batches(config.training.global_batch_size);
   const int stages = parallel.stages();
   programs.eval_micro_batches = stages;

@@ -9,6 +9,8 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "base/host.h"
+#include "base/log.h"
 #include "parallel/mesh.h"
 #include "parallel/rank_device.h"
 #include "train/programs.h"
@@ -34,6 +36,9 @@ RankContext::RankContext(const Config& config, World& world, Traffic traffic)
       parallel_(make_parallel_context(config, world.size(), world.rank())),
       device_(world.size() == 1 ? make_device(config.run) : make_device(config.run, world)) {
   if (world.size() == 1) return;
+  const std::string bound =
+      binding_warning(config.run, world.info().local_size, usable_processors(), online_processors());
+  if (is_first() && !bound.empty()) log_warn(bound);
   recorder_ = std::make_shared<FlightRecorder>();
   own_ = make_recorded_world(world, recorder_);
   world_ = own_.get();
@@ -91,11 +96,11 @@ BatchOptions RankContext::share_sequences(BatchOptions options) const {
 }
 
 std::vector<double> RankContext::sum_over_data(const std::vector<double>& values) {
-  return sum_over({"dp", kOuterData}, values);
+  return sum_over({std::begin(kDataAxes), std::end(kDataAxes)}, values);
 }
 
 std::vector<double> RankContext::sum_over_tokens(const std::vector<double>& values) {
-  std::vector<std::string> axes = {"dp", kOuterData};
+  std::vector<std::string> axes(std::begin(kDataAxes), std::end(kDataAxes));
   axes.insert(axes.end(), std::begin(kContextAxes), std::end(kContextAxes));
   axes.push_back("pp");
   return sum_over(axes, values);

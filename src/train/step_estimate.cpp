@@ -62,7 +62,7 @@ class Timer {
     OpTimes times;
     if (!op.kind->comm_axis().empty()) times.communication = communication(plan, id, cost.flops > 0);
     if (op.kind->comm_axis().empty() || cost.flops > 0 || times.communication == 0) {
-      const std::string name = op.kind->name();
+      const std::string name = op.kind->speed_class(shapes.context());
       if (!machine_.measured(name, dtype_) && unmeasured_ != nullptr) unmeasured_->insert(name);
       times.compute = machine_.operation(name, dtype_, cost);
     }
@@ -193,9 +193,9 @@ StepEstimate estimate_step(const TrainPrograms& programs, const std::vector<Stag
   }
   const PipelineSchedule schedule = schedule_of(programs, programs.micro_batches, true);
   estimate.seconds = simulate(schedule, times).seconds + begin_update;
-  estimate.busiest = *std::max_element(stages.begin(), stages.end(), [](const StageEstimate& a, const StageEstimate& b) {
-    return a.compute + a.exposed < b.compute + b.exposed;
-  });
+  estimate.busiest = *std::max_element(
+      stages.begin(), stages.end(),
+      [](const StageEstimate& a, const StageEstimate& b) { return a.compute + a.exposed < b.compute + b.exposed; });
   estimate.bubble = std::max(0.0, estimate.seconds - estimate.busiest.compute - estimate.busiest.exposed);
   return estimate;
 }
@@ -213,9 +213,8 @@ std::string describe_estimate(const Config& config, const TrainPrograms& program
   rates.step_seconds = estimate.seconds;
   set_rates(rates, tokens, flops_per_token(programs.spec) * static_cast<double>(tokens), programs.mesh.world_size(),
             dense_peak_flops(machine.config().device, programs.spec.dtype));
-  std::string text =
-      str_cat("time         ", milliseconds(estimate.seconds), " a step on ", machine.config().device, ", ",
-              format_count(rates.tokens_per_second), " tokens/s of all ranks");
+  std::string text = str_cat("time         ", milliseconds(estimate.seconds), " a step on ", machine.config().device,
+                             ", ", format_count(rates.tokens_per_second), " tokens/s of all ranks");
   if (rates.tflops_per_gpu) text += str_cat(", ", static_cast<int>(*rates.tflops_per_gpu + 0.5), " TFLOP/s a GPU");
   if (rates.mfu) text += str_cat(", MFU ", static_cast<int>(1000 * *rates.mfu + 0.5) / 10.0, " %");
   text += str_cat("\n             computing ", share(estimate.busiest.compute), ", waiting for collectives ",

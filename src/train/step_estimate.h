@@ -32,9 +32,9 @@ PhaseEstimate estimate_phase(const Plan& plan, Phase phase, bool edge, DType dty
 /// What one rank of a pipeline stage does in a step, next to the waiting for other stages.
 struct StageEstimate {
   std::vector<ChunkTimes> chunks;
-  double transfer = 0;      ///< of what the stage hands on, to the next one
-  double begin_update = 0;  ///< zeroing, norm, optimizer
-  double compute = 0;       ///< of all micro-batches, with begin_update
+  double transfer = 0;       ///< of what the stage hands on, to the next one
+  double begin_update = 0;   ///< zeroing, norm, optimizer
+  double compute = 0;        ///< of all micro-batches, with begin_update
   double communication = 0;  ///< its collectives, hidden or not
   double exposed = 0;        ///< what it waits for them
   std::set<std::string> unmeasured;

@@ -14,6 +14,7 @@
 #include "config/batch_schedule.h"
 #include "data/dataset.h"
 #include "device/profile_range.h"
+#include "parallel/mesh.h"
 #include "train/checkpoint_saver.h"
 #include "train/data_setup.h"
 #include "train/engine.h"
@@ -172,8 +173,7 @@ class Trainer {
         data_.splits.train, data_.batch_options,
         data_parallel_share(config_.training.micro_batch_size, ranks_->data_rank(), ranks_->data_size()),
         progress_.consumed_samples,
-        static_cast<int>(std::max<int64_t>(1, config_.data.num_workers)) *
-            static_cast<int>(micro_batches(config_.training.global_batch_size)));
+        narrow<int>(config_.data.num_workers * micro_batches(config_.training.global_batch_size)));
     if (progress_.iteration == 0 || config_.training.skip_train) report_evaluation_only(evaluations());
     steps_ = std::make_unique<StepPipeline>(config_, *engine_, schedule_, scaler_, progress_);
     while (!config_.training.skip_train && steps_->iteration() < total_) {
@@ -200,7 +200,7 @@ class Trainer {
 
   /// Of this rank, in an iteration of so many samples.
   int64_t micro_batches(int64_t batch_size) const {
-    return div_exact(batch_size, config_.training.micro_batch_size * ranks_->data_size());
+    return micro_batches_of(config_, ranks_->parallel().mesh(), batch_size);
   }
 
   /// Gives the next iteration to the device.

@@ -53,6 +53,12 @@ TEST_CASE("words of the command line that do not fit are named, with the nearest
   wrong({"generate", "--load", "x", "--prompt", "a", "--top-p", "2"}, {"--top-p"});
   wrong({"generate", "--load", "x", "--prompt", "a", "--temperature", "-1"}, {"--temperature"});
   wrong({"generate", "--load", "x"}, {"no prompt", "--prompt TEXT"});
+  wrong({"generate", "--load", "x", "--prompt", "a", "--pipeline-model-parallel-size", "0"}, {"0: give 1 or more"});
+  wrong({"generate", "--load", "x", "--prompt", "a", "--tensor-model-parallel-size", "0"}, {"0: give 1 or more"});
+  wrong({"generate", "--load", "x", "--prompt", "a", "--pipeline-model-parallel-size", "2"},
+        {"--pipeline-model-parallel-size 2: 1 rank was started; start a multiple of 2 (mpirun -n 2)"});
+  wrong({"generate", "--load", "x", "--prompt", "a", "--tensor-model-parallel-size", "2"},
+        {"are 2 ranks, but 1 rank was started; start 2 (mpirun -n 2)"});
   for (const char* mode : {"support", "perf"}) {
     const Outcome outcome = work.run({"bench", "ops", "--mode", mode, "--op", "linaer"});
     refused(outcome, 2, {"linaer", "did you mean 'linear'?"});

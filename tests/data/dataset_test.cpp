@@ -442,4 +442,20 @@ TEST_CASE("the loader works ahead, seeks, and hands on what went wrong") {
   CHECK(fresh->reads == 5);
 }
 
+TEST_CASE("a loader that does not work ahead reads a batch when it is asked for") {
+  const auto data = std::make_shared<CountingDataset>(1000, 7);
+  BatchLoader loader(data, {}, {2, 0, 2}, 0, 0);
+  CHECK(data->reads == 0);
+  for (int64_t i = 0; i < 3; ++i) {
+    CHECK(loader.next().sample_ids == std::vector<int64_t>{2 * i, 2 * i + 1});
+    CHECK(data->reads == 2 * (i + 1));
+  }
+  CHECK(message_of<DataError>([&] { loader.next(); }) == "sample 7");
+  const auto reads = data->reads.load();
+  CHECK(message_of<DataError>([&] { loader.next(); }) == "sample 7");
+  CHECK(data->reads == reads);
+  loader.seek(50, {3, 3, 6});
+  CHECK(loader.next().sample_ids == std::vector<int64_t>{53, 54, 55});
+}
+
 }  // namespace megatron

@@ -90,7 +90,8 @@ TEST_CASE("machine profile: a measured operation takes what was measured, others
   CHECK(profile.operation("norm", DType::kBF16, {0, 0, 0}) == Approx(1e-6));
   CHECK(profile.measured("norm", DType::kBF16));
   CHECK_FALSE(profile.measured("norm", DType::kF32));
-  CHECK(profile.operation("unknown", DType::kBF16, {0, 1e9, 0}) == Approx(1.5).epsilon(1e-3));  // as the only one that moves
+  CHECK(profile.operation("unknown", DType::kBF16, {0, 1e9, 0}) ==
+        Approx(1.5).epsilon(1e-3));  // as the only one that moves
 }
 
 TEST_CASE("machine profile: collectives by the bytes on a link, within a node and between nodes") {
@@ -153,12 +154,14 @@ TEST_CASE("estimated step: every operation that runs is counted once for each ti
   const TrainPrograms& programs = planned.stages[0];
   REQUIRE(programs.micro_batches == 3);
   const StepEstimate estimate = planned.on(MachineProfile(launches_only(1e-3)));
-  const int64_t launches = 3 * count(programs.train[0], true) + count(programs.begin, true) + count(programs.update, true);
+  const int64_t launches =
+      3 * count(programs.train[0], true) + count(programs.begin, true) + count(programs.update, true);
   CHECK(launches > 30);
   CHECK(estimate.seconds == Approx(1e-3 * static_cast<double>(launches)));
   CHECK(estimate.busiest.compute == Approx(estimate.seconds));
   CHECK(estimate.bubble == Approx(0).margin(1e-9));
-  CHECK(estimate.busiest.begin_update == Approx(1e-3 * static_cast<double>(count(programs.begin, true) + count(programs.update, true))));
+  CHECK(estimate.busiest.begin_update ==
+        Approx(1e-3 * static_cast<double>(count(programs.begin, true) + count(programs.update, true))));
   CHECK(estimate.unmeasured.count("linear_dgrad") == 1);
   const std::string text =
       describe_estimate(planned.loaded.config, programs, estimate, MachineProfile(launches_only(1e-3)));
@@ -203,7 +206,8 @@ TEST_CASE("estimated step: collectives beside computation are waited for where n
     return plan_of(settings, 2).on(profile);
   };
   const StepEstimate after = estimate({{"parallel.ddp_bucket_size", "2000"}});
-  const StepEstimate beside = estimate({{"parallel.ddp_bucket_size", "2000"}, {"parallel.overlap_grad_reduce", "true"}});
+  const StepEstimate beside =
+      estimate({{"parallel.ddp_bucket_size", "2000"}, {"parallel.overlap_grad_reduce", "true"}});
   CHECK(after.busiest.communication >= 2 * 0.004);
   CHECK(beside.busiest.communication == Approx(after.busiest.communication));
   CHECK(after.busiest.exposed == Approx(after.busiest.communication));
@@ -215,7 +219,8 @@ TEST_CASE("estimated step: collectives beside computation are waited for where n
 
 TEST_CASE("estimated step: stages wait for each other, and for what crosses between them") {
   MachineConfig m = launches_only(1e-3);
-  m.collectives = {"all_reduce 2 1 1e-9", "all_reduce 2 1e12 1e-9", "send/receive 2 1 1e-9", "send/receive 2 1e12 1e-9"};
+  m.collectives = {"all_reduce 2 1 1e-9", "all_reduce 2 1e12 1e-9", "send/receive 2 1 1e-9",
+                   "send/receive 2 1e12 1e-9"};
   Settings settings = {{"training.global_batch_size", "16"},
                        {"training.micro_batch_size", "4"},
                        {"parallel.pipeline_model_parallel_size", "2"}};

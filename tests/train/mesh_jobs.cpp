@@ -29,7 +29,8 @@ constexpr Layout kLayouts[] = {
     {"pp2", 2, " --set parallel.pipeline_model_parallel_size=2"},
     {"pp2dp2", 4,
      " --set parallel.pipeline_model_parallel_size=2 --set parallel.pipeline_schedule=zero-bubble --set "
-     "parallel.decoder_first_pipeline_num_layers=1"},
+     "parallel.decoder_first_pipeline_num_layers=1 --set parallel.use_distributed_optimizer=true --set "
+     "parallel.overlap_grad_reduce=true --set parallel.overlap_param_gather=true"},
     {"cp2", 2, " --set parallel.context_parallel_size=2"},
     {"cp2dp2", 4,
      " --set parallel.context_parallel_size=2 --set parallel.cp_comm_type=[a2a] --set "

@@ -34,6 +34,22 @@ TEST_CASE("mesh: LLaMA's and GPT-2's shape, with dropout, train as on one rank")
                 {"model.untie_embeddings_and_output_weights", "false"}});
 }
 
+TEST_CASE("mesh: context parallelism of every kind trains and evaluates as one rank") {
+  const Settings wide = exact({{"model.num_attention_heads", "4"}, {"model.seq_length", "16"}});
+  const std::vector<double> one = train_on(wide, {1, 1, false}, 4);
+  for (const char* kind : {"p2p", "all_gather", "a2a", "a2a+p2p"}) {
+    for (const MeshCase& mesh : {MeshCase{2, 1, false, 2, kind}, MeshCase{4, 1, false, 4, kind},
+                                 MeshCase{8, 2, true, 2, kind}, MeshCase{8, 1, false, 4, kind}}) {
+      Settings settings = wide;
+      if (kind == std::string("a2a+p2p")) {
+        settings["parallel.hierarchical_context_parallel_sizes"] = str_cat("[2, ", mesh.cp / 2, "]");
+      }
+      INFO(kind << ", " << mesh.ranks << " ranks, cp " << mesh.cp << ", tp " << mesh.tp);
+      CHECK(worst_difference(train_on(settings, mesh, 4), one) < 1e-10);
+    }
+  }
+}
+
 TEST_CASE("mesh: divisors of the loss are those of the global batch") {
   check_meshes({{"data.eod_mask_loss", "true"}, {"data.reset_position_ids", "true"}, {"model.vocab_size", "7"}});
   check_meshes(

@@ -1,31 +1,14 @@
 // Training on pipelines with ranks that are threads: whatever the stages, the steps are those of one rank.
-#include <algorithm>
 #include <mutex>
 
 #include "base/strings.h"
 #include "nn/language_model.h"
 #include "optim/update_program.h"
 #include "program/passes.h"
-#include "tests/catch.h"
-#include "tests/train/rank_run.h"
+#include "tests/train/pipeline_run.h"
 
 namespace megatron::test {
 namespace {
-
-struct PipelineCase {
-  const char* name;
-  int ranks, stages;
-  Settings settings;  ///< beside the number of stages
-};
-
-Settings with(Settings settings, const Settings& more) {
-  for (const auto& [key, value] : more) settings[key] = value;
-  return settings;
-}
-
-Settings on_pipeline(const Settings& settings, const PipelineCase& c) {
-  return with(with(settings, c.settings), {{"parallel.pipeline_model_parallel_size", std::to_string(c.stages)}});
-}
 
 const std::vector<PipelineCase>& cases_of_four_layers() {
   static const std::vector<PipelineCase> cases = {
@@ -74,81 +57,6 @@ const std::vector<PipelineCase>& cases_with_other_axes() {
         {"parallel.num_virtual_stages_per_pipeline_rank", "2"}}},
   };
   return cases;
-}
-
-void check_cases(const Settings& changes, const std::vector<PipelineCase>& cases, int64_t iterations = 3) {
-  const Settings settings = with(exact({{"model.num_layers", "4"}}), changes);
-  const std::vector<double> one = train_ranks(settings, 1, iterations);
-  for (const PipelineCase& c : cases) {
-    INFO(c.name);
-    CHECK(worst_difference(train_ranks(on_pipeline(settings, c), c.ranks, iterations), one) < 1e-10);
-  }
-}
-
-const Settings kGpt2 = {{"model.position_embedding_type", "learned_absolute"},
-                        {"model.normalization", "LayerNorm"},
-                        {"model.swiglu", "false"},
-                        {"model.add_bias_linear", "true"},
-                        {"model.untie_embeddings_and_output_weights", "false"}};
-
-using Tensors = std::map<std::string, std::vector<double>>;
-
-/// Adds this rank's share of the gradients to the global ones.
-void collect_gradients(RankRun& run, Tensors& all) {
-  const Program& held = run.engine().train_program();
-  for (const ParameterInfo& p : held.parameters) {
-    const ValueInfo& info = held.value(p.gradient);
-    bool copy = false;  // of what another rank adds
-    for (size_t a = 0; a < info.placement.size(); ++a) {
-      copy = copy || (info.placement[a].replicated() && held.mesh.axes[a].coordinate > 0);
-    }
-    if (copy) continue;
-    std::vector<double>& whole = all[held.value(p.value).name];
-    whole.resize(static_cast<size_t>(info.shape.numel()));
-    const LocalBox box = local_box(info.shape, info.placement, held.mesh);
-    const double* local = run.engine().store().find(info.name).as<double>();
-    for (int64_t i = 0; i < box.extent.numel(); ++i) {
-      int64_t rest = i, global = 0, stride = 1;
-      for (int d = info.shape.rank() - 1; d >= 0; --d) {
-        global += (box.origin[d] + rest % box.extent[d]) * stride;
-        rest /= box.extent[d];
-        stride *= info.shape[d];
-      }
-      whole[static_cast<size_t>(global)] += local[i];
-    }
-  }
-}
-
-Tensors first_gradients(const Settings& settings, int ranks,
-                        const std::function<void(int stage, std::vector<Batch>&)>& change = {}) {
-  std::mutex mutex;
-  Tensors all;
-  run_thread_ranks(ranks, [&](World& world) {
-    RankRun run(settings, world);
-    run.accumulate_first([&](std::vector<Batch>& batches) {
-      if (change) change(run.ranks().parallel().stage(), batches);
-    });
-    const std::lock_guard lock(mutex);
-    collect_gradients(run, all);
-  });
-  return all;
-}
-
-/// max |a - b| over the whole model, relative to its largest gradient.
-double difference_of(const Tensors& a, const Tensors& b) {
-  double worst = 0, top = 0;
-  if (a.size() != b.size()) return INFINITY;
-  for (const auto& [name, numbers] : b) {
-    const auto found = a.find(name);
-    if (found == a.end()) return INFINITY;
-    const size_t size = std::min(numbers.size(), found->second.size());  // padding rows depend on tp
-    for (size_t i = 0; i < size; ++i) {
-      if (!std::isfinite(found->second[i])) return INFINITY;
-      worst = std::max(worst, std::abs(found->second[i] - numbers[i]));
-      top = std::max(top, std::abs(numbers[i]));
-    }
-  }
-  return worst / top;
 }
 
 }  // namespace
