@@ -67,7 +67,7 @@ void plan(const PlanCommand& options) {
   const RankPlans ranks = plan_ranks(config, vocab_size, options.world_size, planned_ranks(config, options.world_size),
                                      options.simulate, look);
   if (options.world_size > 1) std::printf("%s", describe_ranks(config, ranks.plans).c_str());
-  if (options.simulate) std::printf("%s", describe(prove(config, ranks), options.world_size).c_str());
+  if (options.simulate) std::printf("%s", describe(prove(config, ranks)).c_str());
 }
 
 }  // namespace
