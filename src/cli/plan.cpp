@@ -110,7 +110,7 @@ void plan(const PlanCommand& options) {
                                      options.simulate, look);
   if (options.world_size > 1) std::printf("%s", describe_ranks(config, ranks.plans).c_str());
   std::printf("%s", time.c_str());
-  if (options.simulate) std::printf("%s", describe(prove(config, ranks), options.world_size).c_str());
+  if (options.simulate) std::printf("%s", describe(prove(config, ranks)).c_str());
 }
 
 }  // namespace

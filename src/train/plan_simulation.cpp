@@ -134,10 +134,36 @@ void require_same_programs(const TrainPrograms& a, const TrainPrograms& b, int64
 }
 
 std::vector<int64_t> planned_ranks(const Config& config, int64_t world_size) {
-  const int64_t step = world_size <= kAllRanksUpTo ? 1 : ranks_of_stage(config, world_size);  // pp is the slowest axis
-  std::vector<int64_t> ranks;
-  for (int64_t rank = 0; rank < world_size; rank += step) ranks.push_back(rank);
+  const Mesh mesh = make_mesh(config.parallel, world_size, 0);
+  int64_t count = config.parallel.pipeline_model_parallel_size, stride = 1;
+  std::vector<int64_t> ranks = {0};
+  for (const MeshAxis& axis : mesh.axes) {
+    const bool is_pipeline = axis.name == "pp";
+    if (is_pipeline || count * axis.size <= kAllRanksUpTo) {
+      count *= is_pipeline ? 1 : axis.size;
+      const size_t before = ranks.size();  // a later axis is slower, so they stay in order
+      for (int64_t i = 1; i < axis.size; ++i) {
+        for (size_t r = 0; r < before; ++r) ranks.push_back(ranks[r] + i * stride);
+      }
+    }
+    stride *= axis.size;
+  }
   return ranks;
+}
+
+std::string planned_text(const std::vector<RankPlan>& plans) {
+  const Mesh& mesh = plans.at(0).mesh;
+  const auto count = std::ssize(plans);
+  if (count == mesh.world_size()) return count == 1 ? "the one rank" : str_cat("all ", count, " ranks");
+  std::vector<std::string> whole, first;
+  for (size_t a = 0; a < mesh.axes.size(); ++a) {
+    const bool varies =
+        std::any_of(plans.begin(), plans.end(), [&](const RankPlan& plan) { return plan.mesh.axes[a].coordinate > 0; });
+    (varies ? whole : first).push_back(mesh.axes[a].name);
+  }
+  return str_cat(count, " of ", mesh.world_size(), " ranks (",
+                 whole.empty() ? "" : "all along " + join(whole, ", ") + "; ", "along ", join(first, ", "),
+                 " the first, whose shares are the largest)");
 }
 
 RankPlans plan_ranks(const Config& config, int64_t vocab_size, int64_t world_size, const std::vector<int64_t>& ranks,
@@ -150,8 +176,8 @@ RankPlans plan_ranks(const Config& config, int64_t vocab_size, int64_t world_siz
     if (look) look(programs);
     if (!prove) continue;
     result.member_calls += check_members(programs);
-    const int64_t last = rank + ranks_of_stage(config, world_size) - 1;
-    if (world_size <= kAllRanksUpTo || last == rank) continue;
+    const int64_t in_stage = ranks_of_stage(config, world_size), last = rank + in_stage - 1;
+    if (world_size <= kAllRanksUpTo || rank % in_stage != 0) continue;
     const TrainPrograms other =
         make_train_programs(config, vocab_size, make_parallel_context(config, world_size, last));
     require_same_programs(programs, other, rank, last);
@@ -229,6 +255,7 @@ SimulationReport prove(const Config& config, const RankPlans& ranks) {
   const RankPlan& first = plans.at(0);
   SimulationReport report;
   report.ranks = std::ssize(plans);
+  report.covers = planned_text(plans);
   report.stages = first.stages;
   report.member_calls = ranks.member_calls;
   report.boundaries = check_boundaries(plans);
@@ -257,26 +284,26 @@ SimulationReport prove(const Config& config, const RankPlans& ranks) {
   return report;
 }
 
-std::string describe(const SimulationReport& report, int64_t world_size) {
-  const bool all = report.ranks == world_size;
-  std::string sizes;
-  for (const int size : report.micro_batches) sizes += str_cat(sizes.empty() ? "" : ", ", size);
-  std::string text = "simulation   a training step and an evaluation of ";
-  text += all ? str_cat("all ", world_size, " ranks")
-              : str_cat(report.ranks, " ranks, one of each stage of ", world_size / report.ranks);
-  text += ": proven\n";
+std::string describe(const SimulationReport& report) {
+  const auto counted = [](int64_t count, const char* what) { return str_cat(count, " ", what, count == 1 ? "" : "s"); };
+  std::vector<std::string> sizes;
+  for (const int size : report.micro_batches) sizes.push_back(std::to_string(size));
+  std::string text = "simulation   a training step and an evaluation of " + report.covers + ": proven\n";
   const auto line = [&](const std::string& what) { text += "  " + what + "\n"; };
-  line(str_cat("schedule     ", report.instructions, " instructions of ", report.stages, " stages, ", sizes,
-               " micro-batches: in order, each slot set used by one micro-batch at a time"));
+  line(str_cat("schedule     ", counted(report.instructions, "instruction"), " of ", counted(report.stages, "stage"),
+               ", ", join(sizes, ", "), " micro-batches: in order, each slot set used by one micro-batch at a time"));
   if (report.boundaries > 0) {
     line(str_cat("boundaries   ", report.boundaries, " pairs of values and gradients of neighbouring stages agree"));
   }
-  line(str_cat("collectives  ", report.paper.collectives, " called alike by all members of ",
-               report.paper.communicators, " communicators, ", report.paper.transfers, " transfers taken as sent"));
-  if (report.paper.alone > 0) {
-    line(str_cat("stages       ", report.paper.alone,
-                 " calls within stages: the other ranks run the same programs (the ",
-                 "last of each stage was built too), whose blocks fit in ", report.member_calls, " of them"));
+  const PaperReport& paper = report.paper;
+  if (paper.communicators > 0) {
+    line(str_cat("collectives  ", paper.collectives, " called alike by all members of ",
+                 counted(paper.communicators, "communicator"), ", ", paper.transfers, " transfers taken as sent"));
+  }
+  if (paper.alone > 0) {
+    line(str_cat("others       ", paper.alone, " on communicators of which one rank is planned: the last rank of each ",
+                 "stage has the same ones in the same order, and in all ", report.member_calls,
+                 " places where programs call the sizes of all members fit"));
   }
   line("order        every rank comes to its end where each call waits for all of its members: no deadlock");
   return text;

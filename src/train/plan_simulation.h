@@ -13,14 +13,17 @@
 
 namespace megatron {
 
-/// Up to so many ranks each has a plan of its own; beyond, the first rank of each pipeline stage stands for the stage.
-/// The others of a stage run the same operations on blocks of other sizes, and the first has the largest.
+/// Up to so many ranks each has a plan of its own. Of more, those along pp have, and along further axes (in the mesh's
+/// order) as long as they are no more than this; along the other axes the first rank stands for all: they run the same
+/// operations on blocks of other sizes, and the first has the largest.
 inline constexpr int64_t kAllRanksUpTo = 64;
 /// In ascending order.
 std::vector<int64_t> planned_ranks(const Config& config, int64_t world_size);
+/// "all 8 ranks", "32 of 1024 ranks (all along cp, pp; along tp, dp the first, whose shares are the largest)".
+std::string planned_text(const std::vector<RankPlan>& plans);
 
 /// Plans of `ranks`. With `prove` their programs are compared with those of the other members of their communicators
-/// (check_members), and where a rank stands for its stage, with those of the last rank of the stage.
+/// (check_members), and where ranks stand for others, that of the first of each stage with that of the last.
 struct RankPlans {
   std::vector<RankPlan> plans;
   int64_t member_calls = 0;  ///< that were compared
@@ -50,7 +53,8 @@ PaperRun make_paper_run(const std::vector<RankPlan>& plans, const PipelineSchedu
                         const PipelineSchedule& evaluation);
 
 struct SimulationReport {
-  int64_t ranks = 0;  ///< with plans
+  int64_t ranks = 0;   ///< with plans
+  std::string covers;  ///< planned_text()
   int stages = 1;
   std::vector<int> micro_batches;
   int64_t instructions = 0, boundaries = 0, member_calls = 0;
@@ -58,6 +62,6 @@ struct SimulationReport {
 };
 /// InternalError with both sides where something does not fit.
 SimulationReport prove(const Config& config, const RankPlans& plans);
-std::string describe(const SimulationReport& report, int64_t world_size);
+std::string describe(const SimulationReport& report);
 
 }  // namespace megatron

@@ -1,7 +1,8 @@
 // The plans of all ranks as text.
 #include <algorithm>
 #include <map>
-#include <set>
+#include <numeric>
+#include <utility>
 
 #include "base/strings.h"
 #include "train/plan_report.h"
@@ -35,22 +36,47 @@ std::string bytes_text(int64_t bytes) {
   return format_bytes(static_cast<double>(bytes));
 }
 
-/// "0-3 8": of `plans`, each of which stands for `each` ranks that follow it.
-std::string ranks_text(const std::vector<const RankPlan*>& plans, int64_t each) {
-  std::vector<std::string> runs;
-  for (size_t i = 0; i < plans.size();) {
-    size_t end = i + 1;
-    while (end < plans.size() && plans[end]->rank == plans[end - 1]->rank + each) ++end;
-    const int64_t first = plans[i]->rank, last = plans[end - 1]->rank + each - 1;
-    runs.push_back(first == last ? std::to_string(first) : str_cat(first, "-", last));
-    i = end;
+/// First and last of numbers in a row, put together where they follow each other: "0-3 8".
+std::string intervals_text(const std::vector<std::pair<int64_t, int64_t>>& intervals) {
+  std::vector<std::pair<int64_t, int64_t>> runs;
+  for (const auto& [first, last] : intervals) {
+    if (!runs.empty() && runs.back().second + 1 >= first) {
+      runs.back().second = last;
+    } else {
+      runs.emplace_back(first, last);
+    }
   }
   constexpr size_t kShown = 4;
-  if (runs.size() > kShown) {
-    runs.resize(kShown);
-    runs.push_back("...");
+  std::vector<std::string> texts;
+  for (const auto& [first, last] : runs) {
+    texts.push_back(first == last ? std::to_string(first) : str_cat(first, "-", last));
+    if (texts.size() == kShown && runs.size() > kShown) {
+      texts.emplace_back("...");
+      break;
+    }
   }
-  return join(runs, " ");
+  return join(texts, " ");
+}
+
+/// Where the plans of a whole stage are in the row, its ranks without plans belong to it.
+std::string ranks_text(const std::vector<const RankPlan*>& row, const std::vector<RankPlan>& plans) {
+  const int64_t in_stage = plans[0].mesh.world_size() / plans[0].stages;
+  std::map<int, std::ptrdiff_t> missing;  // plans of a stage that are not in the row
+  for (const RankPlan& plan : plans) ++missing[plan.stage];
+  for (const RankPlan* plan : row) --missing[plan->stage];
+  std::vector<std::pair<int64_t, int64_t>> intervals;
+  for (const RankPlan* plan : row) {
+    const int64_t begin = plan->stage * in_stage;
+    intervals.emplace_back(plan->rank, plan->rank);
+    if (missing[plan->stage] == 0) intervals.back() = {begin, begin + in_stage - 1};
+  }
+  return intervals_text(intervals);
+}
+
+std::string stages_text(const std::vector<const RankPlan*>& row) {
+  std::vector<std::pair<int64_t, int64_t>> intervals;
+  for (const RankPlan* plan : row) intervals.emplace_back(plan->stage + 1, plan->stage + 1);
+  return intervals_text(intervals);
 }
 
 /// Of many only the first and the last.
@@ -87,7 +113,7 @@ std::vector<std::vector<const RankPlan*>> grouped(const std::vector<RankPlan>& p
   return groups;
 }
 
-std::string memory_table(const std::vector<RankPlan>& plans, int64_t each) {
+std::string memory_table(const std::vector<RankPlan>& plans) {
   const auto groups = grouped(plans, [](const RankPlan& a, const RankPlan& b) { return a.same_numbers(b); });
   int64_t most = 0;
   for (const RankPlan& plan : plans) most = std::max(most, plan.memory.allocated());
@@ -97,7 +123,7 @@ std::string memory_table(const std::vector<RankPlan>& plans, int64_t each) {
     const RankPlan& plan = *group[0];
     const MemoryReport& m = plan.memory;
     const bool largest = m.allocated() == most;
-    rows.push_back({ranks_text(group, each), std::to_string(plan.stage + 1), parts_text(plan),
+    rows.push_back({ranks_text(group, plans), stages_text(group), parts_text(plan),
                     format_count(static_cast<double>(plan.parameters)), bytes_text(m.parameters), bytes_text(m.master),
                     bytes_text(m.gradients), bytes_text(m.optimizer), bytes_text(m.other_state), bytes_text(m.arena),
                     bytes_text(m.activations_saved), slot_sets_text(plan), bytes_text(m.allocated())});
@@ -106,7 +132,7 @@ std::string memory_table(const std::vector<RankPlan>& plans, int64_t each) {
   return table(rows);
 }
 
-std::string traffic_table(const std::vector<RankPlan>& plans, int64_t each, int micro_batches) {
+std::string traffic_table(const std::vector<RankPlan>& plans, int micro_batches) {
   std::map<const RankPlan*, std::vector<StepTraffic>> traffic;
   std::vector<std::string> comms;  // in the order in which they come up
   for (const RankPlan& plan : plans) {
@@ -118,11 +144,9 @@ std::string traffic_table(const std::vector<RankPlan>& plans, int64_t each, int 
   if (comms.empty()) return "";
   Rows rows = {{"ranks", "stage"}};
   for (const std::string& comm : comms) rows[0].insert(rows[0].end(), {comm + " calls", "sent"});
-  const auto same = [&](const RankPlan& a, const RankPlan& b) {
-    return a.stage == b.stage && traffic.at(&a) == traffic.at(&b);
-  };
+  const auto same = [&](const RankPlan& a, const RankPlan& b) { return traffic.at(&a) == traffic.at(&b); };
   for (const auto& group : grouped(plans, same)) {
-    std::vector<std::string> row = {ranks_text(group, each), std::to_string(group[0]->stage + 1)};
+    std::vector<std::string> row = {ranks_text(group, plans), stages_text(group)};
     const std::vector<StepTraffic>& own = traffic.at(group[0]);
     for (const std::string& comm : comms) {
       const auto found = std::find_if(own.begin(), own.end(), [&](const StepTraffic& t) { return t.comm == comm; });
@@ -140,29 +164,25 @@ std::string percent(double fraction) {
 
 std::string bubble_text(const std::vector<RankPlan>& plans, int micro_batches) {
   if (plans[0].stages == 1) return "";
-  double least = plans[0].flops(), most = least, sum = 0;
+  std::vector<double> loads(static_cast<size_t>(plans[0].stages), 0.0);
   for (const RankPlan& plan : plans) {
-    least = std::min(least, plan.flops());
-    most = std::max(most, plan.flops());
-    sum += plan.flops();
+    double& load = loads[static_cast<size_t>(plan.stage)];
+    load = std::max(load, plan.flops());
   }
-  const double mean = sum / static_cast<double>(plans.size());
+  const double mean = std::accumulate(loads.begin(), loads.end(), 0.0) / static_cast<double>(loads.size());
+  const auto [least, most] = std::minmax_element(loads.begin(), loads.end());
   return str_cat("bubble       ", percent(simulate_loads(plans, micro_batches).bubble),
-                 " of the work of the busiest stage, with the FLOPs of each (", percent(least / mean), " to ",
-                 percent(most / mean), " of their mean)\n");
+                 " of the work of the busiest stage, with the FLOPs of each (", percent(*least / mean), " to ",
+                 percent(*most / mean), " of their mean)\n");
 }
 
 }  // namespace
 
 std::string describe_ranks(const Config& config, const std::vector<RankPlan>& plans) {
-  const RankPlan& first = plans.at(0);
-  const int64_t world = first.mesh.world_size(), each = world / std::ssize(plans);
-  const int micro_batches = step_sizes(config, data_parallel_size(first.mesh)).back();
-  std::string text = each == 1 ? str_cat("all ", world, " ranks, those with the same numbers in one row\n")
-                               : str_cat("all ", world, " ranks: the first of each stage stands for the ", each,
-                                         " of the stage, whose shares are as large or smaller\n");
-  text += memory_table(plans, each);
-  text += traffic_table(plans, each, micro_batches);
+  const int micro_batches = step_sizes(config, data_parallel_size(plans.at(0).mesh)).back();
+  std::string text = planned_text(plans) + ", those with the same numbers in one row\n";
+  text += memory_table(plans);
+  text += traffic_table(plans, micro_batches);
   text += bubble_text(plans, micro_batches);
   return text;
 }

@@ -64,31 +64,38 @@ TEST_CASE("plan of all ranks: a row for every rank that differs, the largest is 
   CHECK(stages.says("of the work of the busiest stage"));
 }
 
-TEST_CASE("plan of all ranks: one of each stage of a large mesh, as it is among all ranks of it") {
+TEST_CASE("plan of all ranks: some stand for the others of a large mesh") {
   const Settings settings = {{"parallel.tensor_model_parallel_size", "2"},
                              {"parallel.pipeline_model_parallel_size", "2"},
                              {"parallel.sequence_parallel", "true"},
                              {"parallel.use_distributed_optimizer", "true"},
-                             {"training.global_batch_size", "64"}};
-  const Planned large(settings, 128);
+                             {"training.global_batch_size", "128"}};
+  const Planned large(settings, 256);  // along tp too: 4 ranks
   INFO(large.text);
-  REQUIRE(large.ranks.plans.size() == 2);
-  CHECK(large.ranks.plans[1].rank == 64);
+  REQUIRE(large.ranks.plans.size() == 4);
+  CHECK(large.ranks.plans[1].rank == 1);
+  CHECK(large.ranks.plans[2].rank == 128);
   CHECK(large.ranks.member_calls > 0);
-  CHECK(large.says("the first of each stage stands for the 64 of the stage"));
-  CHECK(large.says("\n  64-127 "));
+  CHECK(large.says("4 of 256 ranks (all along tp, pp; along dp the first, whose shares are the largest)"));
+  CHECK(large.says("\n  128-255 "));
   const SimulationReport report = prove(large.config, large.ranks);
   CHECK(report.paper.alone > 0);
-  CHECK(report.paper.communicators == 2);  // pp, with the update's sums, and pp-backward
-  const std::string said = describe(report, large.world);
+  CHECK(report.paper.communicators == 2 + 2 * 2);  // tp of two stages; pp, with the update's sums, and pp-backward
+  const std::string said = describe(report);
   INFO(said);
-  CHECK(said.find("2 ranks, one of each stage of 64: proven") != std::string::npos);
+  CHECK(said.find("of 4 of 256 ranks (all along tp") != std::string::npos);
   // The last rank of a stage has no more than the first: what stands for it is no smaller.
-  const RankPlans last = plan_ranks(large.config, large.vocab, 128, {63, 127}, false);
+  const RankPlans last = plan_ranks(large.config, large.vocab, 256, {127, 255}, false);
   for (size_t s = 0; s < 2; ++s) {
-    CHECK(last.plans[s].memory.allocated() <= large.ranks.plans[s].memory.allocated());
-    CHECK(last.plans[s].parameters <= large.ranks.plans[s].parameters);
+    CHECK(last.plans[s].memory.allocated() <= large.ranks.plans[2 * s].memory.allocated());
+    CHECK(last.plans[s].parameters <= large.ranks.plans[2 * s].parameters);
   }
+}
+
+TEST_CASE("plan of all ranks: every size of a growing batch is proven") {
+  const Planned p({{"parallel.pipeline_model_parallel_size", "2"}, {"training.step_batch_size_schedule", "0:2 48:8"}},
+                  2);
+  CHECK(prove(p.config, p.ranks).micro_batches == std::vector<int>{2, 8});
 }
 
 TEST_CASE("plan of all ranks: the bubble follows the stages' work") {
