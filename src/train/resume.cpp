@@ -125,8 +125,9 @@ Config saved_config(const CheckpointReader& reader) {
 void check_changes(const Config& saved, const Config& now, const std::string& folder) {
   std::vector<ConfigChange> changes = resume_diff(saved, now);
   if (changes.empty()) return;
+  const bool holds_seed = saved.checkpoint.save_rng && now.checkpoint.load_rng;
   for (ConfigChange& change : changes) {  // the one state that random numbers have
-    if (change.key == "run.seed" && !now.checkpoint.load_rng) change.kind = ChangeKind::kAllowed;
+    if (change.key == "run.seed" && !holds_seed) change.kind = ChangeKind::kAllowed;
   }
   const std::string text = format_changes(changes);
   for (const ConfigChange& change : changes) {

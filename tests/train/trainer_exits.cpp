@@ -304,21 +304,27 @@ TEST_CASE("load: weights of another precision are rounded, and come from the mas
   }
 }
 
-TEST_CASE("load: load_rng: false goes on with another seed") {
-  const Scratch scratch;
-  Settings settings = short_run(scratch, "run", {{"run.exit_interval", "3"}});
-  REQUIRE(run_training(load_settings(settings), {}) == ExitCode::kResumable);
-  std::filesystem::copy(scratch.path("run"), scratch.path("other"), std::filesystem::copy_options::recursive);
-  REQUIRE(run_training(load_settings(settings), {}) == ExitCode::kDone);
-  settings["run.dir"] = scratch.path("other");
-  settings["run.seed"] = "78";
-  CHECK(failure_of(settings).code == 2);
-  settings["checkpoint.load_rng"] = "false";
-  CHECK(failure_of(settings).code == 0);
-  CHECK(contains(read_file(scratch.path("other/logs/rank-0000.log")), "run.seed: 77 -> 78\n"));
-  const auto run = read_metrics(scratch.path("run")), other = read_metrics(scratch.path("other"));
-  CHECK(run.at(3).lm_loss == other.at(3).lm_loss);
-  CHECK(run.at(4).lm_loss != other.at(4).lm_loss);
+TEST_CASE("load: load_rng: false, or a checkpoint saved with save_rng: false, goes on with another seed") {
+  for (const char* loosened : {"checkpoint.load_rng", "checkpoint.save_rng"}) {
+    CAPTURE(loosened);
+    const bool by_saver = std::string(loosened) == "checkpoint.save_rng";
+    const Scratch scratch;
+    Settings settings = short_run(scratch, "run", {{"run.exit_interval", "3"}});
+    if (by_saver) settings[loosened] = "false";
+    REQUIRE(run_training(load_settings(settings), {}) == ExitCode::kResumable);
+    settings.erase(loosened);
+    std::filesystem::copy(scratch.path("run"), scratch.path("other"), std::filesystem::copy_options::recursive);
+    REQUIRE(run_training(load_settings(settings), {}) == ExitCode::kDone);
+    settings["run.dir"] = scratch.path("other");
+    settings["run.seed"] = "78";
+    if (!by_saver) CHECK(failure_of(settings).code == 2);
+    if (!by_saver) settings[loosened] = "false";
+    CHECK(failure_of(settings).code == 0);
+    CHECK(contains(read_file(scratch.path("other/logs/rank-0000.log")), "run.seed: 77 -> 78\n"));
+    const auto run = read_metrics(scratch.path("run")), other = read_metrics(scratch.path("other"));
+    CHECK(run.at(3).lm_loss == other.at(3).lm_loss);
+    CHECK(run.at(4).lm_loss != other.at(4).lm_loss);
+  }
 }
 
 }  // namespace megatron::test
