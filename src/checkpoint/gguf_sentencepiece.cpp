@@ -78,7 +78,8 @@ std::map<std::string, std::string> gguf_sentencepiece_files(const std::map<std::
           {"tokenizer_config.json", settings.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n"}};
 }
 
-std::map<std::string, GgufValue> gguf_sentencepiece_keys(const std::string& model, int64_t rows, bool add_begin) {
+std::map<std::string, GgufValue> gguf_sentencepiece_keys(const std::string& model, const std::vector<AddedToken>& added,
+                                                         int64_t rows, bool add_begin) {
   const SentencePieceDefinition d = parse_sentencepiece_model(model, kSentencePieceName);
   if (d.algorithm != SentencePieceDefinition::Algorithm::kBpe || !d.charsmap.empty() || d.suffix_instead) {
     throw DataError(str_cat(kSentencePieceName,
@@ -95,6 +96,12 @@ std::map<std::string, GgufValue> gguf_sentencepiece_keys(const std::string& mode
     tokens.push_back(piece.text);
     scores.push_back(static_cast<double>(piece.score));
     types.push_back(static_cast<int64_t>(piece.kind));
+  }
+  for (const AddedToken& token : added) {
+    if (token.id < std::ssize(d.pieces) || token.id >= rows) continue;
+    tokens[static_cast<size_t>(token.id)] = token.content;
+    types[static_cast<size_t>(token.id)] =
+        static_cast<int64_t>(token.special ? PieceKind::kControl : PieceKind::kUserDefined);
   }
   std::map<std::string, GgufValue> keys = {{kModel, std::string("llama")},
                                            {kPre, std::string("default")},

@@ -12,6 +12,7 @@
 #include "checkpoint/strict_json.h"
 #include "tokenizer/scanner.h"
 #include "tokenizer/tokenizer.h"
+#include "tokenizer/tokenizer_json_parts.h"
 #include "tokenizer/unicode.h"
 
 namespace megatron {
@@ -164,6 +165,13 @@ std::string named_token(const std::map<std::string, std::string>& texts, const c
   return text.is_string() ? text.get<std::string>() : "";
 }
 
+std::vector<AddedToken> added_tokens(const json& root) {
+  const std::string file = "tokenizer.json";
+  std::vector<AddedToken> added;
+  for_each_added_token(JsonNode(root, file, ""), [&](const JsonNode&, const AddedToken& t) { added.push_back(t); });
+  return added;
+}
+
 std::vector<std::string> list_merges(const json& root) {
   std::vector<std::string> merges;
   for (const json& merge : root.at("model").at("merges")) {
@@ -212,11 +220,9 @@ std::map<std::string, std::string> gguf_tokenizer_files(const std::map<std::stri
 }
 
 std::map<std::string, GgufValue> gguf_tokenizer_keys(const std::map<std::string, std::string>& texts, int64_t rows) {
-  const auto text = texts.find("tokenizer.json");
-  if (const auto model = texts.find(kSentencePieceName); model != texts.end()) {
-    std::map<std::string, GgufValue> keys = gguf_sentencepiece_keys(model->second, rows, adds_begin_token(texts));
-    if (text != texts.end()) keys[kWhole] = text->second;
-    return keys;
+  const auto text = texts.find("tokenizer.json"), model = texts.find(kSentencePieceName);
+  if (text == texts.end() && model != texts.end()) {
+    return gguf_sentencepiece_keys(model->second, {}, rows, adds_begin_token(texts));
   }
   if (text == texts.end()) {
     log_warn(
@@ -226,6 +232,11 @@ std::map<std::string, GgufValue> gguf_tokenizer_keys(const std::map<std::string,
   }
   const json root = parse_strict_json(text->second, "tokenizer.json", 0, 64);
   std::map<std::string, GgufValue> keys;
+  if (model != texts.end() && has_byte_fallback(root)) {
+    keys = gguf_sentencepiece_keys(model->second, added_tokens(root), rows, adds_begin_token(texts));
+    keys[kWhole] = text->second;
+    return keys;
+  }
   keys[kWhole] = text->second;
   const std::optional<ScannerKind> kind = pattern_of(root);
   if (!kind || !root.contains(json::json_pointer("/model/vocab")) ||

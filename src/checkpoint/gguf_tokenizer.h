@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "checkpoint/gguf.h"
+#include "tokenizer/added_tokens.h"
 
 namespace megatron {
 
@@ -18,10 +19,11 @@ std::map<std::string, std::string> gguf_tokenizer_files(const std::map<std::stri
 /// warning, where there is none or it is of another kind.
 std::map<std::string, GgufValue> gguf_tokenizer_keys(const std::map<std::string, std::string>& texts, int64_t rows);
 
-/// The same for SentencePiece alone.
+/// The same for SentencePiece alone. `added`: tokens behind the pieces of the model.
 std::map<std::string, std::string> gguf_sentencepiece_files(const std::map<std::string, GgufValue>& metadata,
                                                             const std::vector<std::string>& tokens,
                                                             const std::string& path);
-std::map<std::string, GgufValue> gguf_sentencepiece_keys(const std::string& model, int64_t rows, bool add_begin);
+std::map<std::string, GgufValue> gguf_sentencepiece_keys(const std::string& model, const std::vector<AddedToken>& added,
+                                                         int64_t rows, bool add_begin);
 
 }  // namespace megatron

@@ -52,7 +52,14 @@ std::unique_ptr<Tokenizer> open_sentencepiece(const TokenizerSpec& spec) {
   const bool folder = directory_exists(spec.tokenizer_model);
   SentencePieceDefinition d =
       read_sentencepiece_model(folder ? path_join(spec.tokenizer_model, kSentencePieceName) : spec.tokenizer_model);
-  if (spec.tokenizer_type == "Llama2Tokenizer" && d.begin) d.prefix = {*d.begin};
+  if (spec.tokenizer_type == "Llama2Tokenizer") {
+    if (!d.begin) {
+      throw DataError(str_cat(d.source,
+                              ": the model has no begin piece (bos_id), which Llama2Tokenizer puts before "
+                              "prompts; set tokenizer_type to SentencePieceTokenizer"));
+    }
+    d.prefix = {*d.begin};
+  }
   return std::make_unique<SentencePieceTokenizer>(std::move(d));
 }
 

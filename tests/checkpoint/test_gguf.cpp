@@ -201,6 +201,17 @@ TEST_CASE("gguf: a SentencePiece tokenizer becomes a tokenizer.model, and the wa
   CHECK(tokenizer->encode_with_special_tokens("a") == std::vector<TokenId>{1, 6});
   CHECK(tokenizer->eod() == 2);
   CHECK(gguf_tokenizer_keys(texts, 9) == sentencepiece_keys());
+  // Tokens that a tokenizer.json adds behind the pieces; one of another kind is preferred to a model beside it.
+  auto more = texts;
+  more["tokenizer.json"] = R"({"model": {"byte_fallback": true}, "added_tokens": [)"
+                           R"({"id": 1, "content": "<s>"}, {"id": 9, "content": "<pad>", "special": true}]})";
+  const auto keys = gguf_tokenizer_keys(more, 11);
+  CHECK(std::get<std::vector<std::string>>(keys.at("tokenizer.ggml.tokens"))[9] == "<pad>");
+  CHECK(std::get<std::vector<int64_t>>(keys.at("tokenizer.ggml.token_type"))[9] == 3);
+  CHECK(std::get<std::vector<int64_t>>(keys.at("tokenizer.ggml.token_type"))[10] == 5);
+  CHECK(keys.contains("tokenizer.huggingface.json"));
+  more["tokenizer.json"] = gguf_tokenizer_files(tokenizer_keys(), "x.gguf").at("tokenizer.json");
+  CHECK(std::get<std::string>(gguf_tokenizer_keys(more, 9).at("tokenizer.ggml.model")) == "gpt2");
   auto silent = sentencepiece_keys();
   silent["tokenizer.ggml.add_bos_token"] = false;
   CHECK(gguf_tokenizer_keys(gguf_tokenizer_files(silent, "x.gguf"), 9) == silent);

@@ -94,6 +94,12 @@ TEST_CASE("sentencepiece: bytes that are no UTF-8 come back, and prompts begin a
   begun.erase(begun.begin());
   CHECK(begun == plain);
   CHECK(tokenizer->token_bytes(1) == "<s>");
+  SentencePieceDefinition d = read_sentencepiece_model(model_path("llama.model"));
+  d.begin.reset();
+  const test::TemporaryFolder folder;
+  folder.write("tokenizer.model", sentencepiece_model_bytes(d));
+  CHECK(open_model(folder.path())->encode_with_special_tokens("The ship") == plain);
+  CHECK(refusal([&] { open_model(folder.path(), "Llama2Tokenizer"); }).find("has no begin piece") != std::string::npos);
   CHECK(refusal([&] { tokenizer->token_bytes(-1); }).find("outside the vocabulary") != std::string::npos);
 }
 
