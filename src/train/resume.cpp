@@ -195,7 +195,15 @@ std::optional<Resumed> resume(const ResumeOptions& options, const Program& progr
     } else {
       check_changes(saved, config, reader.folder());
     }
-    check_tensors(reader, program, store, optimizer);  // that it does not fit is no damage: nothing older is taken
+    try {  // that it does not fit is no damage: nothing older is taken
+      check_tensors(reader, program, store, optimizer);
+    } catch (const DataError& error) {
+      if (!optimizer || saved.checkpoint.save_optim) throw;
+      throw DataError(str_cat(error.what(),
+                              ": it was saved with checkpoint.save_optim: false; set checkpoint.load_optim: "
+                              "false to go on with new optimizer state, or checkpoint.finetune: true to "
+                              "start from its weights"));
+    }
     const auto start = std::chrono::steady_clock::now();
     int64_t bytes = 0;
     try {

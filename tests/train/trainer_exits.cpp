@@ -248,6 +248,22 @@ TEST_CASE("load: from another run's folder, and without its optimizer") {
                    checkpoint_weights(scratch.path("next/checkpoints"))) != "");
 }
 
+TEST_CASE("load: a checkpoint without optimizer state says how to go on without it") {
+  const Scratch scratch;
+  const Settings settings = short_run(scratch, "run", {{"checkpoint.save_optim", "false"}, {"run.exit_interval", "3"}});
+  REQUIRE(run_training(load_settings(settings), {}) == ExitCode::kResumable);
+  Settings again = settings;
+  again.erase("run.exit_interval");
+  const Failure failure = failure_of(again);
+  INFO(failure.message);
+  CHECK(failure.code == 3);
+  CHECK(contains(failure.message, "checkpoint.save_optim: false; set checkpoint.load_optim: false"));
+  again["checkpoint.load_optim"] = "false";
+  CHECK(failure_of(again).code == 0);
+  CHECK(read_metrics(scratch.path("run")).begin()->first == 1);
+  CHECK(contains(read_file(scratch.path("run/logs/rank-0000.log")), "optimizer state not loaded"));
+}
+
 TEST_CASE("load: bf16 weights of a checkpoint without optimizer state become the master copy") {
   const Scratch scratch;
   const Settings bf16 = {{"precision.params_dtype", "bf16"}, {"checkpoint.save_optim", "false"}};
