@@ -53,7 +53,7 @@ step "tests ($label)"
 # Tests run side by side, so each keeps to one BLAS thread.
 export OPENBLAS_NUM_THREADS=${OPENBLAS_NUM_THREADS:-1} OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 # A test that runs away fails instead of taking the machine with it (the sanitizers reserve address space of their own).
-[[ $preset == cpu-debug ]] || ulimit -v $((8 * 1024 * 1024))
+[[ $preset == cpu-debug ]] || ulimit -Sv $((8 * 1024 * 1024))
 ctest --test-dir "build/$preset" --label-regex "$label" --parallel "$(nproc)" --timeout 300 --no-tests=error \
   --output-on-failure
 printf '\ntest.sh: done in %d s\n' "$SECONDS"

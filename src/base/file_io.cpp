@@ -231,24 +231,39 @@ FileReader::FileReader(std::string path) : path_(std::move(path)) {
   size_ = info.st_size;
 }
 
+FileReader::FileReader(std::string name, std::span<const std::byte> bytes)
+    : path_(std::move(name)), memory_(bytes), size_(std::ssize(bytes)) {}
+
 FileReader::~FileReader() {
   if (fd_ >= 0) ::close(fd_);
 }
 
 FileReader::FileReader(FileReader&& other) noexcept
-    : path_(std::move(other.path_)), fd_(std::exchange(other.fd_, -1)), size_(other.size_) {}
+    : path_(std::move(other.path_)),
+      fd_(std::exchange(other.fd_, -1)),
+      memory_(std::exchange(other.memory_, {})),
+      size_(other.size_) {}
 
 FileReader& FileReader::operator=(FileReader&& other) noexcept {
   std::swap(path_, other.path_);
   std::swap(fd_, other.fd_);
+  std::swap(memory_, other.memory_);
   std::swap(size_, other.size_);
   return *this;
 }
 
 void FileReader::read_at(int64_t offset, std::span<std::byte> out) const {
+  const auto read_some = [&](size_t size) -> int64_t {
+    if (fd_ >= 0) return checked([&] { return ::pread(fd_, out.data(), size, offset); });
+    if (offset < 0) return -EINVAL;
+    if (offset >= size_) return 0;
+    const auto part = memory_.subspan(static_cast<size_t>(offset));
+    const size_t got = std::min(size, part.size());
+    std::copy_n(part.begin(), got, out.begin());
+    return static_cast<int64_t>(got);
+  };
   while (!out.empty()) {
-    const size_t size = std::min(out.size(), kMaxTransfer);
-    const int64_t got = checked([&] { return ::pread(fd_, out.data(), size, offset); });
+    const int64_t got = read_some(std::min(out.size(), kMaxTransfer));
     if (got < 0) throw_file_error(str_cat("read byte ", offset, " of"), path_, static_cast<int>(-got));
     if (got == 0) {
       throw DataError(str_cat(path_, ": the file ends at byte ", offset, ", ", out.size(),
@@ -260,7 +275,7 @@ void FileReader::read_at(int64_t offset, std::span<std::byte> out) const {
 }
 
 void FileReader::drop_cache() const {
-  ::posix_fadvise(fd_, 0, 0, POSIX_FADV_DONTNEED);
+  if (fd_ >= 0) ::posix_fadvise(fd_, 0, 0, POSIX_FADV_DONTNEED);
 }
 
 std::string read_file(const std::string& path, int64_t max_bytes) {

@@ -83,6 +83,8 @@ class FileWriter {
 class FileReader {
  public:
   explicit FileReader(std::string path);
+  /// Bytes in memory, which must outlive it, read as the file of that name would be.
+  FileReader(std::string name, std::span<const std::byte> bytes);
   ~FileReader();
   FileReader(FileReader&& other) noexcept;
   FileReader& operator=(FileReader&& other) noexcept;
@@ -97,6 +99,7 @@ class FileReader {
  private:
   std::string path_;
   int fd_ = -1;
+  std::span<const std::byte> memory_;  ///< without a file
   int64_t size_ = 0;
 };
 

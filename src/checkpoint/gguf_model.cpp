@@ -260,8 +260,12 @@ bool is_gguf_file(const std::string& path) {
   return has_gguf_magic(path);
 }
 
-OuterModel open_gguf(const std::string& path) {
-  FileReader file(path);
+OuterModel open_gguf(const std::string& file) {
+  return open_gguf(FileReader(file));
+}
+
+OuterModel open_gguf(FileReader file) {
+  const std::string path = file.path();
   const GgufHeader header = read_gguf_header(file);
   auto tensors = std::make_shared<GgufTensors>(std::move(file), header);
   const ModelDescription description = read_description(header, *tensors, path);

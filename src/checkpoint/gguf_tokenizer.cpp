@@ -8,8 +8,12 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/strings.h"
+#include "checkpoint/huggingface_files.h"
 #include "checkpoint/strict_json.h"
 #include "tokenizer/scanner.h"
+#include "tokenizer/tokenizer.h"
+#include "tokenizer/tokenizer_json_parts.h"
+#include "tokenizer/unicode.h"
 
 namespace megatron {
 
@@ -88,6 +92,18 @@ std::string build_tokenizer(const std::vector<std::string>& tokens, const std::v
   return root.dump();
 }
 
+/// They go into JSON, which holds nothing else.
+void require_utf8(const std::vector<std::string>& texts, const char* key, const std::string& path) {
+  for (size_t i = 0; i < texts.size(); ++i) {
+    const char *p = texts[i].data(), *end = p + texts[i].size();
+    while (p < end) {
+      const CodePoint point = decode_utf8(p, end);
+      if (point.value == kInvalidCodePoint) fail_at(path, str_cat(key, ": entry ", i, " is not UTF-8"));
+      p += point.length;
+    }
+  }
+}
+
 std::optional<int64_t> token_id(const std::map<std::string, GgufValue>& metadata, const char* key,
                                 const std::vector<std::string>& tokens, const std::string& path) {
   const auto* id = find<int64_t>(metadata, key);
@@ -107,7 +123,7 @@ std::optional<ScannerKind> pattern_named(const std::string& name) {
 std::optional<ScannerKind> pattern_of(const json& root) {
   const auto pre = root.find("pre_tokenizer");
   if (pre == root.end() || !pre->is_object()) return std::nullopt;
-  if (pre->value("type", "") == "ByteLevel") return ScannerKind::kGpt2;
+  if (const auto type = pre->find("type"); type != pre->end() && *type == "ByteLevel") return ScannerKind::kGpt2;
   const auto parts = pre->find("pretokenizers");
   if (parts == pre->end() || !parts->is_array()) return std::nullopt;
   for (const json& part : *parts) {
@@ -149,6 +165,13 @@ std::string named_token(const std::map<std::string, std::string>& texts, const c
   return text.is_string() ? text.get<std::string>() : "";
 }
 
+std::vector<AddedToken> added_tokens(const json& root) {
+  const std::string file = "tokenizer.json";
+  std::vector<AddedToken> added;
+  for_each_added_token(JsonNode(root, file, ""), [&](const JsonNode&, const AddedToken& t) { added.push_back(t); });
+  return added;
+}
+
 std::vector<std::string> list_merges(const json& root) {
   std::vector<std::string> merges;
   for (const json& merge : root.at("model").at("merges")) {
@@ -164,10 +187,12 @@ std::map<std::string, std::string> gguf_tokenizer_files(const std::map<std::stri
                                                         const std::string& path) {
   std::map<std::string, std::string> texts;
   const auto* tokens = find<std::vector<std::string>>(metadata, kTokens);
+  if (tokens != nullptr) require_utf8(*tokens, kTokens, path);
   if (const auto* whole = find<std::string>(metadata, kWhole)) {
     texts["tokenizer.json"] = *whole;
   } else if (tokens != nullptr) {
     const auto* model = find<std::string>(metadata, kModel);
+    if (model != nullptr && *model == "llama") return gguf_sentencepiece_files(metadata, *tokens, path);
     const auto* pre = find<std::string>(metadata, kPre);
     const std::optional<ScannerKind> kind = pattern_named(pre == nullptr ? "" : *pre);
     if (model == nullptr || *model != "gpt2" || !kind) {
@@ -181,6 +206,7 @@ std::map<std::string, std::string> gguf_tokenizer_files(const std::map<std::stri
       fail_at(path, str_cat(kTypes, " has not one entry for each of ", tokens->size(), " tokens"));
     }
     if (merges == nullptr) fail_at(path, str_cat("the key '", kMerges, "' is missing"));
+    require_utf8(*merges, kMerges, path);
     const auto* add = find<bool>(metadata, kAddBegin);
     const std::optional<int64_t> begin =
         add != nullptr && *add ? token_id(metadata, kBegin, *tokens, path) : std::nullopt;
@@ -194,13 +220,23 @@ std::map<std::string, std::string> gguf_tokenizer_files(const std::map<std::stri
 }
 
 std::map<std::string, GgufValue> gguf_tokenizer_keys(const std::map<std::string, std::string>& texts, int64_t rows) {
-  const auto text = texts.find("tokenizer.json");
+  const auto text = texts.find("tokenizer.json"), model = texts.find(kSentencePieceName);
+  if (text == texts.end() && model != texts.end()) {
+    return gguf_sentencepiece_keys(model->second, {}, rows, adds_begin_token(texts));
+  }
   if (text == texts.end()) {
-    log_warn("there is no tokenizer.json: the GGUF file has no tokenizer, and llama.cpp will not open it");
+    log_warn(
+        "there is no tokenizer.json and no tokenizer.model: the GGUF file has no tokenizer, and llama.cpp will not "
+        "open it");
     return {};
   }
   const json root = parse_strict_json(text->second, "tokenizer.json", 0, 64);
   std::map<std::string, GgufValue> keys;
+  if (model != texts.end() && has_byte_fallback(root)) {
+    keys = gguf_sentencepiece_keys(model->second, added_tokens(root), rows, adds_begin_token(texts));
+    keys[kWhole] = text->second;
+    return keys;
+  }
   keys[kWhole] = text->second;
   const std::optional<ScannerKind> kind = pattern_of(root);
   if (!kind || !root.contains(json::json_pointer("/model/vocab")) ||

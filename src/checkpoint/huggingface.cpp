@@ -11,6 +11,7 @@
 #include "checkpoint/outer_model.h"
 #include "checkpoint/safetensors.h"
 #include "checkpoint/strict_json.h"
+#include "tokenizer/tokenizer.h"
 
 namespace megatron {
 
@@ -19,7 +20,7 @@ using nlohmann::json;
 namespace {
 
 constexpr int64_t kMaxConfigBytes = 16 << 20, kMaxIndexBytes = 256 << 20;
-constexpr int kMaxDepth = 16;
+constexpr int kMaxDepth = 16, kMaxTokenizerDepth = 64;
 constexpr int64_t kChunkElements = int64_t{1} << 22;
 
 std::optional<DType> floating_type(const std::string& name) {
@@ -122,6 +123,14 @@ std::map<std::string, std::string> small_files(const std::string& folder) {
 
 }  // namespace
 
+bool adds_begin_token(const std::map<std::string, std::string>& texts) {
+  const auto config = texts.find(kTokenizerConfigName);
+  if (config == texts.end()) return true;
+  const json settings = parse_strict_json(config->second, kTokenizerConfigName, 0, kMaxTokenizerDepth);
+  const auto add = settings.is_object() ? settings.find("add_bos_token") : settings.end();
+  return add == settings.end() || *add != false;
+}
+
 void set_tokenizer(Config& config, const std::map<std::string, std::string>& texts) {
   if (texts.contains("tokenizer.json")) {
     config.data.tokenizer_type = "HuggingFaceTokenizer";
@@ -130,6 +139,9 @@ void set_tokenizer(Config& config, const std::map<std::string, std::string>& tex
     config.data.tokenizer_type = "GPT2BPETokenizer";
     config.data.vocab_file = "vocab.json";
     config.data.merge_file = "merges.txt";
+  } else if (texts.contains(kSentencePieceName)) {
+    config.data.tokenizer_type = adds_begin_token(texts) ? "Llama2Tokenizer" : "SentencePieceTokenizer";
+    config.data.tokenizer_model = kSentencePieceName;
   }
 }
 

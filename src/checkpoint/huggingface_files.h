@@ -25,6 +25,9 @@ inline constexpr std::array kSmallFiles = {"config.json",
                                            "chat_template.jinja",
                                            "vocab.txt"};
 
+/// add_bos_token of tokenizer_config.json; LLaMA's and Mistral's tokenizers put their begin token before a prompt where
+/// it does not say.
+bool adds_begin_token(const std::map<std::string, std::string>& texts);
 /// Section `data` names the tokenizer that is among `texts`; without one it stays NullTokenizer.
 void set_tokenizer(Config& config, const std::map<std::string, std::string>& texts);
 

@@ -107,7 +107,8 @@ std::unique_ptr<Tokenizer> ModelSource::tokenizer() const {
   const std::string folder = unpacked ? unpacked->path() : path();
   TokenizerSpec spec;
   spec.tokenizer_type = config_.data.tokenizer_type;
-  spec.tokenizer_model = path_join(folder, "tokenizer.json");
+  spec.tokenizer_model =
+      path_join(folder, is_sentencepiece_type(spec.tokenizer_type) ? kSentencePieceName : "tokenizer.json");
   spec.vocab_file = path_join(folder, "vocab.json");
   spec.merge_file = path_join(folder, "merges.txt");
   if (config_.model.vocab_size && spec.tokenizer_type == "NullTokenizer") {
@@ -122,11 +123,15 @@ std::map<std::string, std::string> ModelSource::texts() const {
   for (const char* name : kSmallFiles) {
     if (checkpoint_->has_file(name)) texts[name] = checkpoint_->read_text(name);
   }
-  if (texts.contains("tokenizer.json") && !texts.contains(kTokenizerConfigName)) {
+  const bool has_tokenizer = texts.contains("tokenizer.json") || texts.contains(kSentencePieceName);
+  if (has_tokenizer && !texts.contains(kTokenizerConfigName)) {
     const std::string end = end_token(*this);
     if (!end.empty()) {
       texts[kTokenizerConfigName] =
-          json{{"tokenizer_class", "PreTrainedTokenizerFast"}, {"eos_token", end}}.dump(2) + "\n";
+          json{{"tokenizer_class", texts.contains("tokenizer.json") ? "PreTrainedTokenizerFast" : "LlamaTokenizer"},
+               {"eos_token", end}}
+              .dump(2) +
+          "\n";
     }
   }
   return texts;

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "base/file_io.h"
 #include "checkpoint/manifest.h"
 #include "config/config.h"
 #include "models/weight_rules.h"
@@ -61,6 +62,7 @@ bool is_gguf_file(const std::string& path);
 /// DataError naming file and place for everything that is missing, damaged or not supported.
 OuterModel open_huggingface(const std::string& folder);
 OuterModel open_gguf(const std::string& file);
+OuterModel open_gguf(FileReader file);
 
 /// What the log says of it: family, parameters, element types, and each key and tensor that was not used.
 void announce(const OuterModel& model);

@@ -14,12 +14,16 @@ constexpr const char* kGroup = "Tokenizer";
 
 void add_tokenizer_options(CLI::App& command, TokenizerSpec& spec) {
   command
-      .add_option("--tokenizer-type", spec.tokenizer_type,
-                  "One of " + join(tokenizer_types(), ", ") +
-                      ". Default: HuggingFaceTokenizer with --tokenizer-model, GPT2BPETokenizer with --vocab-file.")
+      .add_option(
+          "--tokenizer-type", spec.tokenizer_type,
+          "One of " + join(tokenizer_types(), ", ") +
+              ". Default: HuggingFaceTokenizer with --tokenizer-model (SentencePieceTokenizer where that ends in "
+              ".model), GPT2BPETokenizer with --vocab-file.")
       ->type_name("TYPE")
       ->group(kGroup);
-  command.add_option("--tokenizer-model", spec.tokenizer_model, "A tokenizer.json, or the folder that holds it.")
+  command
+      .add_option("--tokenizer-model", spec.tokenizer_model,
+                  "A tokenizer.json or a SentencePiece model, or the folder that holds it.")
       ->type_name("PATH")
       ->group(kGroup);
   command.add_option("--vocab-file", spec.vocab_file, "GPT2BPETokenizer: vocab.json.")
@@ -38,7 +42,8 @@ void add_tokenizer_options(CLI::App& command, TokenizerSpec& spec) {
 TokenizerSpec checked_tokenizer_spec(TokenizerSpec spec) {
   if (spec.tokenizer_type.empty()) {
     if (!spec.tokenizer_model.empty()) {
-      spec.tokenizer_type = "HuggingFaceTokenizer";
+      spec.tokenizer_type =
+          ends_with(spec.tokenizer_model, ".model") ? "SentencePieceTokenizer" : "HuggingFaceTokenizer";
     } else if (!spec.vocab_file.empty() || !spec.merge_file.empty()) {
       spec.tokenizer_type = "GPT2BPETokenizer";
     } else {
@@ -50,7 +55,9 @@ TokenizerSpec checked_tokenizer_spec(TokenizerSpec spec) {
     if (given && type != owner)
       throw UsageError(str_cat(option, " belongs to ", owner, ", but --tokenizer-type is ", type));
   };
-  refuse("--tokenizer-model", !spec.tokenizer_model.empty(), "HuggingFaceTokenizer");
+  if (!is_sentencepiece_type(type)) {
+    refuse("--tokenizer-model", !spec.tokenizer_model.empty(), "HuggingFaceTokenizer");
+  }
   refuse("--vocab-file", !spec.vocab_file.empty(), "GPT2BPETokenizer");
   refuse("--merge-file", !spec.merge_file.empty(), "GPT2BPETokenizer");
   refuse("--vocab-size", spec.vocab_size != 0, "NullTokenizer");

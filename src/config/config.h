@@ -59,7 +59,7 @@ struct DataConfig {
   std::vector<std::string> test_data_path;
   std::string split;  ///< derived: "969,30,1" with data_path, "1,1,1" with mock_data
   bool mock_data = false;
-  std::string tokenizer_type;  ///< HuggingFaceTokenizer | GPT2BPETokenizer | ByteTokenizer | NullTokenizer
+  std::string tokenizer_type;  ///< as tokenizer_types() has them
   std::string tokenizer_model;
   std::string vocab_file;
   std::string merge_file;
@@ -152,6 +152,7 @@ struct CheckpointConfig {
   bool load_optim = true;
   bool save_optim = true;
   bool load_rng = true;
+  bool save_rng = true;
   bool async_save = false;
 
   bool operator==(const CheckpointConfig&) const = default;

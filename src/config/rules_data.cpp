@@ -59,10 +59,19 @@ Answer blend_weights(const RuleContext& c) {
   return {};
 }
 
+/// Types that read the file or folder tokenizer_model.
+bool reads_model(const std::string& type) {
+  return type == "HuggingFaceTokenizer" || type == "SentencePieceTokenizer" || type == "GPTSentencePieceTokenizer" ||
+         type == "Llama2Tokenizer";
+}
+
 Answer tokenizer_files(const RuleContext& c) {
   const DataConfig& d = c.config.data;
   if (d.tokenizer_type == "HuggingFaceTokenizer" && d.tokenizer_model.empty()) {
     return "HuggingFaceTokenizer needs tokenizer_model: a tokenizer.json or its folder";
+  }
+  if (reads_model(d.tokenizer_type) && d.tokenizer_model.empty()) {
+    return d.tokenizer_type + " needs tokenizer_model: a SentencePiece model (tokenizer.model) or its folder";
   }
   if (d.tokenizer_type == "GPT2BPETokenizer" && (d.vocab_file.empty() || d.merge_file.empty())) {
     return "GPT2BPETokenizer needs vocab_file and merge_file";
@@ -73,8 +82,8 @@ Answer tokenizer_files(const RuleContext& c) {
 Answer tokenizer_unused_files(const RuleContext& c) {
   const DataConfig& d = c.config.data;
   const std::string type = d.tokenizer_type.empty() ? "no tokenizer_type" : d.tokenizer_type;
-  if (!d.tokenizer_model.empty() && d.tokenizer_type != "HuggingFaceTokenizer") {
-    return str_cat("tokenizer_model is for HuggingFaceTokenizer; there is ", type);
+  if (!d.tokenizer_model.empty() && !reads_model(d.tokenizer_type)) {
+    return str_cat("tokenizer_model is for HuggingFaceTokenizer and SentencePiece tokenizers; there is ", type);
   }
   if ((!d.vocab_file.empty() || !d.merge_file.empty()) && d.tokenizer_type != "GPT2BPETokenizer") {
     return str_cat("vocab_file and merge_file are for GPT2BPETokenizer; there is ", type);

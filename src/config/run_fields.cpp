@@ -123,10 +123,14 @@ std::vector<Field> fields(DataConfig& c) {
       .derived();
   list.add("mock_data", c.mock_data, "Made-up token sequences instead of files.");
   list.add("tokenizer_type", c.tokenizer_type,
-           "HuggingFaceTokenizer reads tokenizer.json, GPT2BPETokenizer vocab.json and merges.txt; ByteTokenizer takes "
-           "bytes as ids, NullTokenizer text that is already numbers.")
-      .choice({"HuggingFaceTokenizer", "GPT2BPETokenizer", "ByteTokenizer", "NullTokenizer"});
-  list.add("tokenizer_model", c.tokenizer_model, "HuggingFaceTokenizer: tokenizer.json, or a folder that holds it.")
+           "HuggingFaceTokenizer reads tokenizer.json, GPT2BPETokenizer vocab.json and merges.txt; "
+           "SentencePieceTokenizer, GPTSentencePieceTokenizer and Llama2Tokenizer read a SentencePiece model, and the "
+           "last puts the begin token before prompts; ByteTokenizer takes bytes as ids, NullTokenizer text that is "
+           "already numbers.")
+      .choice({"HuggingFaceTokenizer", "GPT2BPETokenizer", "SentencePieceTokenizer", "GPTSentencePieceTokenizer",
+               "Llama2Tokenizer", "ByteTokenizer", "NullTokenizer"});
+  list.add("tokenizer_model", c.tokenizer_model,
+           "HuggingFaceTokenizer: tokenizer.json, SentencePiece: tokenizer.model; or a folder that holds it.")
       .ignored();
   list.add("vocab_file", c.vocab_file, "GPT2BPETokenizer: vocab.json.").ignored();
   list.add("merge_file", c.merge_file, "GPT2BPETokenizer: merges.txt.").ignored();

@@ -160,6 +160,10 @@ std::vector<Field> fields(CheckpointConfig& c) {
       "load_rng", c.load_rng,
       "Go on with the random numbers of the checkpoint, whose one state is run.seed. false: run.seed may change on "
       "resume, and with it dropout and the order of samples.");
+  list.add("save_rng", c.save_rng,
+           "Hold runs that go on from the checkpoints to this run's random numbers. false: they may have another "
+           "run.seed, as with load_rng: false. With the same seed they go on bit by bit either way, because random "
+           "numbers depend on the seed and the step alone.");
   return list.take();
 }
 

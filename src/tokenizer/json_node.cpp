@@ -95,7 +95,10 @@ bool JsonNode::boolean(const std::string& key, bool fallback) const {
 }
 
 nlohmann::json parse_json_file(const std::string& path) {
-  const std::string text = read_file(path);
+  return parse_json_text(read_file(path), path);
+}
+
+nlohmann::json parse_json_text(const std::string& text, const std::string& path) {
   if (const int64_t line = too_deep_line(text); line != 0) {
     throw DataError(str_cat(path, ":", line, ": nested deeper than ", kMostLevels,
                             " levels. The file is damaged: fetch or write it again"));

@@ -37,7 +37,9 @@ class JsonNode {
   std::string pointer_;
 };
 
-/// Reads and parses; DataError with line and column when it is not JSON.
+/// Parses the text of the file `path`; DataError with line and column when it is not JSON.
+nlohmann::json parse_json_text(const std::string& text, const std::string& path);
+/// Reads and parses.
 nlohmann::json parse_json_file(const std::string& path);
 
 }  // namespace megatron

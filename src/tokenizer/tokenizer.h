@@ -45,8 +45,8 @@ class Tokenizer {
 
 /// Where a tokenizer comes from; the fields are the keys of section `data`.
 struct TokenizerSpec {
-  std::string tokenizer_type;   ///< HuggingFaceTokenizer | GPT2BPETokenizer | ByteTokenizer | NullTokenizer
-  std::string tokenizer_model;  ///< tokenizer.json, or a folder that holds it
+  std::string tokenizer_type;   ///< one of tokenizer_types()
+  std::string tokenizer_model;  ///< tokenizer.json or a SentencePiece model, or a folder that holds it
   std::string vocab_file;       ///< GPT2BPETokenizer: vocab.json
   std::string merge_file;       ///< GPT2BPETokenizer: merges.txt
   int64_t vocab_size = 0;       ///< NullTokenizer: number of ids without the end-of-document id
@@ -54,6 +54,9 @@ struct TokenizerSpec {
 
 /// The names that tokenizer_type may have.
 const std::vector<std::string>& tokenizer_types();
+/// SentencePieceTokenizer, GPTSentencePieceTokenizer, Llama2Tokenizer: what reads SentencePiece models.
+bool is_sentencepiece_type(const std::string& type);
+inline constexpr char kSentencePieceName[] = "tokenizer.model";  ///< its usual name
 
 /// Builds the tokenizer; UsageError for an unknown type or a missing field, DataError names the file and the remedy
 /// when it can't be read.

@@ -7,14 +7,14 @@
 #include "base/strings.h"
 #include "tokenizer/json_node.h"
 #include "tokenizer/tokenizer_files.h"
+#include "tokenizer/tokenizer_json_parts.h"
 #include "tokenizer/vocabulary_builder.h"
 
 namespace megatron {
 namespace {
 
 [[noreturn]] void refuse(const JsonNode& node, const std::string& what) {
-  node.fail(
-      str_cat(what, " is not supported. Supported are byte-level BPE tokenizers (GPT-2, LLaMA 3, Qwen and alike)"));
+  refuse_part(node, what);
 }
 
 void check(const JsonNode& node, const std::string& fault) {
@@ -76,23 +76,8 @@ void read_model(const JsonNode& model, BpeDefinition& d, VocabularyBuilder& buil
 }
 
 void read_added_tokens(const JsonNode& root, VocabularyBuilder& builder) {
-  const std::optional<JsonNode> list = root.get("added_tokens");
-  if (!list) return;
-  const size_t count = list->array_size();
-  for (size_t i = 0; i < count; ++i) {
-    const JsonNode node = list->item(i);
-    AddedToken token;
-    const int64_t id = node.at("id").integer();
-    if (id < 0 || id > INT32_MAX) node.at("id").fail(str_cat("the id ", id, " is outside 0 to ", INT32_MAX));
-    token.id = static_cast<TokenId>(id);
-    token.content = node.at("content").string();
-    token.special = node.boolean("special", false);
-    token.single_word = node.boolean("single_word", false);
-    token.lstrip = node.boolean("lstrip", false);
-    token.rstrip = node.boolean("rstrip", false);
-    token.normalized = node.boolean("normalized", !token.special);
-    check(node, builder.add_outside(token));
-  }
+  for_each_added_token(root,
+                       [&](const JsonNode& node, const AddedToken& token) { check(node, builder.add_outside(token)); });
 }
 
 void read_normalizer(const JsonNode& node, BpeDefinition& d) {
@@ -178,80 +163,11 @@ void read_pre_tokenizer(const JsonNode& node, BpeDefinition& d, bool& byte_level
   }
 }
 
-std::vector<TokenId> template_ids(const JsonNode& processor, const JsonNode& special) {
-  const JsonNode name = special.at("id");
-  const JsonNode ids = processor.at("special_tokens").at(name.string()).at("ids");
-  std::vector<TokenId> result;
-  for (size_t i = 0; i < ids.array_size(); ++i) {
-    const int64_t id = ids.item(i).integer();
-    if (id < 0 || id > INT32_MAX) ids.item(i).fail(str_cat("the id ", id, " is outside 0 to ", INT32_MAX));
-    result.push_back(static_cast<TokenId>(id));
-  }
-  return result;
-}
-
-void read_post_processor(const JsonNode& node, BpeDefinition& d) {
-  const std::string type = node.type();
-  if (type == "ByteLevel") return;  // concerns offsets only
-  if (type == "Sequence") {
-    const JsonNode list = node.at("processors");
-    for (size_t i = 0; i < list.array_size(); ++i) read_post_processor(list.item(i), d);
-    return;
-  }
-  if (type != "TemplateProcessing") refuse(node.at("type"), str_cat("the post-processor ", type));
-  std::vector<TokenId> before, after;
-  bool behind_text = false;
-  const JsonNode list = node.at("single");
-  for (size_t i = 0; i < list.array_size(); ++i) {
-    const JsonNode item = list.item(i);
-    if (item.get("Sequence")) {
-      if (behind_text) item.fail("a template for a single text must hold it once");
-      behind_text = true;
-      continue;
-    }
-    const std::vector<TokenId> ids = template_ids(node, item.at("SpecialToken"));
-    std::vector<TokenId>& target = behind_text ? after : before;
-    target.insert(target.end(), ids.begin(), ids.end());
-  }
-  if (!behind_text) list.fail("the template does not hold the text");
-  d.prefix.insert(d.prefix.begin(), before.begin(), before.end());
-  d.suffix.insert(d.suffix.end(), after.begin(), after.end());
-}
-
 void check_decoder(const JsonNode& node) {
   if (node.type() == "ByteLevel") return;
   if (node.type() != "Sequence") refuse(node.at("type"), str_cat("the decoder ", node.type()));
   const JsonNode list = node.at("decoders");
   for (size_t i = 0; i < list.array_size(); ++i) check_decoder(list.item(i));
-}
-
-/// Content of a token that a config file names: a string, or an object with `content`.
-std::optional<std::string> named_token(const JsonNode& root, const std::string& key) {
-  const std::optional<JsonNode> node = root.get(key);
-  if (!node) return std::nullopt;
-  return node->value().is_object() ? node->at("content").string() : node->string();
-}
-
-void read_end_tokens(const std::string& path, BpeDefinition& d, const VocabularyBuilder& builder) {
-  for (const char* name : {"tokenizer_config.json", "special_tokens_map.json"}) {
-    const std::string file = path_join(parent_directory(path), name);
-    if (!path_exists(file)) continue;
-    const nlohmann::json document = parse_json_file(file);
-    const JsonNode root(document, file, "");
-    for (const auto& [key, id] : {std::pair{"eos_token", &d.eod}, std::pair{"pad_token", &d.pad}}) {
-      const std::optional<std::string> token = named_token(root, key);
-      if (!token || *id) continue;
-      *id = builder.find(*token);
-      if (!*id) {
-        root.fail(str_cat("the ", key, " '", *token, "' is not in ", path, ". The two files do not belong together"));
-      }
-    }
-  }
-  for (const char* usual : {"<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>"}) {
-    for (const AddedToken& token : d.added) {
-      if (!d.eod && token.special && token.content == usual) d.eod = token.id;
-    }
-  }
 }
 
 void check_post_processor_ids(const JsonNode& root, const BpeDefinition& d) {
@@ -266,7 +182,14 @@ void check_post_processor_ids(const JsonNode& root, const BpeDefinition& d) {
 }  // namespace
 
 BpeDefinition read_tokenizer_json(const std::string& path) {
-  const nlohmann::json document = parse_json_file(path);
+  return parse_tokenizer_json(read_file(path), path);
+}
+
+BpeDefinition parse_tokenizer_json(const std::string& text, const std::string& path) {
+  return bpe_definition(parse_json_text(text, path), path);
+}
+
+BpeDefinition bpe_definition(const nlohmann::json& document, const std::string& path) {
   const JsonNode root(document, path, "");
   BpeDefinition d;
   d.source = path;
@@ -279,13 +202,15 @@ BpeDefinition read_tokenizer_json(const std::string& path) {
   if (const auto node = root.get("pre_tokenizer")) read_pre_tokenizer(*node, d, byte_level);
   if (!byte_level) refuse(root, "a tokenizer without a ByteLevel pre-tokenizer");
   if (const auto node = root.get("decoder")) check_decoder(*node);
-  if (const auto node = root.get("post_processor")) read_post_processor(*node, d);
+  if (const auto node = root.get("post_processor")) read_post_processor(*node, d.prefix, d.suffix);
   check_post_processor_ids(root, d);
   for (const char* key : {"truncation", "padding"}) {
     if (root.get(key))
       log_warn(str_cat(path, ": /", key, " is ignored: texts keep all their tokens and get no others"));
   }
-  read_end_tokens(path, d, builder);
+  const EndTokens end = find_end_tokens(path, d.added, [&](const std::string& token) { return builder.find(token); });
+  d.eod = end.eod;
+  d.pad = end.pad;
   return d;
 }
 

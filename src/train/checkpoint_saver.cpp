@@ -81,6 +81,26 @@ std::string CheckpointSaver::begin(const CheckpointContent& content, StagedSave&
   }
 }
 
+/// Rank 0 begins, in a thread of its own, while all ranks keep exchanging words: removing what dead saves left behind
+/// can take long, and a rank that stands still counts as hanging. Collective.
+std::string CheckpointSaver::begin_on_first(const CheckpointContent& content, int64_t other_bytes, StagedSave& staged) {
+  std::future<std::string> beginning;
+  if (ranks_.is_first()) {
+    beginning = std::async(std::launch::async, [&] {
+      CheckpointContent whole = content;
+      whole.other_bytes = other_bytes;
+      return begin(whole, staged);
+    });
+  }
+  for (;;) {
+    ranks_.at("save");
+    std::string mine;
+    if (ranks_.is_first()) mine = ready(beginning, kPatience) ? beginning.get() : std::string(1, kUnderWay);
+    const std::string begun = ranks_.from_first(mine);
+    if (begun[0] != kUnderWay) return begun;
+  }
+}
+
 void CheckpointSaver::save(const CheckpointContent& content) {
   const auto start = Clock::now();
   if (pending_) {
@@ -92,15 +112,9 @@ void CheckpointSaver::save(const CheckpointContent& content) {
   Pending pending;
   pending.iteration = content.iteration;
   const int64_t own = total_bytes(content.tensors), all = total_over_ranks(own);
-  std::string begun;
-  if (ranks_.is_first()) {
-    CheckpointContent whole = content;
-    whole.other_bytes = all - own;
-    StagedSave staged;
-    begun = begin(whole, staged);
-    if (begun[0] == kDone) pending.staged = std::move(staged);
-  }
-  begun = ranks_.from_first(begun);
+  StagedSave staged;
+  const std::string begun = begin_on_first(content, all - own, staged);
+  if (ranks_.is_first() && begun[0] == kDone) pending.staged = std::move(staged);
   if (begun[0] != kDone) {
     pending_ = std::move(pending);
     return fail(begun);

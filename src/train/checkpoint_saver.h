@@ -74,6 +74,7 @@ class CheckpointSaver {
   };
 
   std::string begin(const CheckpointContent& content, StagedSave& staged);
+  std::string begin_on_first(const CheckpointContent& content, int64_t other_bytes, StagedSave& staged);
   void write(std::string staging, std::vector<TensorSource> tensors);
   void advance(double patience);
   void advance_writing(double patience);

@@ -44,6 +44,10 @@ std::map<std::string, std::string> tokenizer_files(const TokenizerSpec& spec) {
     const std::string path = directory_exists(spec.tokenizer_model) ? path_join(spec.tokenizer_model, "tokenizer.json")
                                                                     : spec.tokenizer_model;
     files["tokenizer.json"] = read_file(path);
+  } else if (is_sentencepiece_type(spec.tokenizer_type)) {
+    const bool folder = directory_exists(spec.tokenizer_model);
+    files[kSentencePieceName] =
+        read_file(folder ? path_join(spec.tokenizer_model, kSentencePieceName) : spec.tokenizer_model);
   } else if (spec.tokenizer_type == "GPT2BPETokenizer") {
     files["vocab.json"] = read_file(spec.vocab_file);
     files["merges.txt"] = read_file(spec.merge_file);

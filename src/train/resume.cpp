@@ -125,8 +125,9 @@ Config saved_config(const CheckpointReader& reader) {
 void check_changes(const Config& saved, const Config& now, const std::string& folder) {
   std::vector<ConfigChange> changes = resume_diff(saved, now);
   if (changes.empty()) return;
+  const bool holds_seed = saved.checkpoint.save_rng && now.checkpoint.load_rng;
   for (ConfigChange& change : changes) {  // the one state that random numbers have
-    if (change.key == "run.seed" && !now.checkpoint.load_rng) change.kind = ChangeKind::kAllowed;
+    if (change.key == "run.seed" && !holds_seed) change.kind = ChangeKind::kAllowed;
   }
   const std::string text = format_changes(changes);
   for (const ConfigChange& change : changes) {
@@ -194,7 +195,15 @@ std::optional<Resumed> resume(const ResumeOptions& options, const Program& progr
     } else {
       check_changes(saved, config, reader.folder());
     }
-    check_tensors(reader, program, store, optimizer);  // that it does not fit is no damage: nothing older is taken
+    try {  // that it does not fit is no damage: nothing older is taken
+      check_tensors(reader, program, store, optimizer);
+    } catch (const DataError& error) {
+      if (!optimizer || saved.checkpoint.save_optim) throw;
+      throw DataError(str_cat(error.what(),
+                              ": it was saved with checkpoint.save_optim: false; set checkpoint.load_optim: "
+                              "false to go on with new optimizer state, or checkpoint.finetune: true to "
+                              "start from its weights"));
+    }
     const auto start = std::chrono::steady_clock::now();
     int64_t bytes = 0;
     try {

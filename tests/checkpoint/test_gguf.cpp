@@ -154,11 +154,85 @@ TEST_CASE("gguf: tokenizers that contradict themselves are refused, other kinds 
   CHECK(contains(refused("eos_token_id", int64_t{8}), "there is no token 8"));
   CHECK(contains(refused("eos_token_id", int64_t{-1}), "there is no token -1"));
   CHECK(contains(refused("bos_token_id", int64_t{1} << 40), "there is no token"));
+  // Found by fuzzing: JSON cannot hold it.
+  std::vector<std::string> tokens(8, "x");
+  tokens[3] = "a\xa0";
+  CHECK(contains(refused("tokens", tokens), "tokenizer.ggml.tokens: entry 3 is not UTF-8"));
+  CHECK(contains(refused("merges", std::vector<std::string>{"a b", "\xc3 b"}), "merges: entry 1 is not UTF-8"));
   auto other = tokenizer_keys();
-  other["tokenizer.ggml.model"] = std::string("llama");
+  other["tokenizer.ggml.model"] = std::string("bert");
   CHECK(gguf_tokenizer_files(other, "x.gguf").empty());
   other = tokenizer_keys();
   other["tokenizer.ggml.pre"] = std::string("unheard-of");
   CHECK(gguf_tokenizer_files(other, "x.gguf").empty());
   CHECK(gguf_tokenizer_files({}, "x.gguf").empty());
+  CHECK(gguf_tokenizer_keys({{"tokenizer.json", R"({"pre_tokenizer": {"type": 5}, "model": {}})"}}, 8).size() == 1);
+}
+
+namespace {
+
+/// The keys of a SentencePiece tokenizer, as llama.cpp's converter writes them.
+std::map<std::string, GgufValue> sentencepiece_keys() {
+  return {{"tokenizer.ggml.model", std::string("llama")},
+          {"tokenizer.ggml.pre", std::string("default")},
+          {"tokenizer.ggml.tokens",
+           std::vector<std::string>{"<unk>", "<s>", "</s>", "\u2581", "a", "b", "\u2581a", "ab", "[PAD8]"}},
+          {"tokenizer.ggml.scores", std::vector<double>{0, 0, 0, -3, -4, -5, -1, -0.5, 0}},
+          {"tokenizer.ggml.token_type", std::vector<int64_t>{2, 3, 3, 1, 1, 1, 1, 1, 5}},
+          {"tokenizer.ggml.unknown_token_id", int64_t{0}},
+          {"tokenizer.ggml.bos_token_id", int64_t{1}},
+          {"tokenizer.ggml.eos_token_id", int64_t{2}},
+          {"tokenizer.ggml.add_bos_token", true},
+          {"tokenizer.ggml.add_space_prefix", true},
+          {"tokenizer.ggml.remove_extra_whitespaces", false}};
+}
+
+}  // namespace
+
+TEST_CASE("gguf: a SentencePiece tokenizer becomes a tokenizer.model, and the way back gives the same keys") {
+  const TempFolder folder;
+  const auto texts = gguf_tokenizer_files(sentencepiece_keys(), "x.gguf");
+  for (const auto& [name, text] : texts) overwrite(folder.file(name), text);
+  TokenizerSpec spec;
+  spec.tokenizer_type = "Llama2Tokenizer";
+  spec.tokenizer_model = folder.path();
+  const auto tokenizer = make_tokenizer(spec);
+  CHECK(tokenizer->encode("ab a") == std::vector<TokenId>{3, 7, 6});  // ab comes before a mark and an a
+  CHECK(tokenizer->encode_with_special_tokens("a") == std::vector<TokenId>{1, 6});
+  CHECK(tokenizer->eod() == 2);
+  CHECK(gguf_tokenizer_keys(texts, 9) == sentencepiece_keys());
+  // Tokens that a tokenizer.json adds behind the pieces; one of another kind is preferred to a model beside it.
+  auto more = texts;
+  more["tokenizer.json"] = R"({"model": {"byte_fallback": true}, "added_tokens": [)"
+                           R"({"id": 1, "content": "<s>"}, {"id": 9, "content": "<pad>", "special": true}]})";
+  const auto keys = gguf_tokenizer_keys(more, 11);
+  CHECK(std::get<std::vector<std::string>>(keys.at("tokenizer.ggml.tokens"))[9] == "<pad>");
+  CHECK(std::get<std::vector<int64_t>>(keys.at("tokenizer.ggml.token_type"))[9] == 3);
+  CHECK(std::get<std::vector<int64_t>>(keys.at("tokenizer.ggml.token_type"))[10] == 5);
+  CHECK(keys.contains("tokenizer.huggingface.json"));
+  more["tokenizer.json"] = gguf_tokenizer_files(tokenizer_keys(), "x.gguf").at("tokenizer.json");
+  CHECK(std::get<std::string>(gguf_tokenizer_keys(more, 9).at("tokenizer.ggml.model")) == "gpt2");
+  auto silent = sentencepiece_keys();
+  silent["tokenizer.ggml.add_bos_token"] = false;
+  CHECK(gguf_tokenizer_keys(gguf_tokenizer_files(silent, "x.gguf"), 9) == silent);
+}
+
+TEST_CASE("gguf: SentencePiece tokenizers that contradict themselves are refused") {
+  const auto refused = [](const std::string& key, const GgufValue& value) {
+    auto keys = sentencepiece_keys();
+    keys["tokenizer.ggml." + key] = value;
+    try {
+      gguf_tokenizer_files(keys, "x.gguf");
+    } catch (const DataError& error) {
+      return std::string(error.what());
+    }
+    return std::string("nothing was thrown");
+  };
+  CHECK(contains(refused("scores", std::vector<double>{1}), "one entry for each of 9 tokens"));
+  CHECK(contains(refused("scores", std::vector<int64_t>(9)), "one entry for each of 9 tokens"));
+  CHECK(contains(refused("scores", std::vector<double>(9, NAN)), "has no finite score"));
+  CHECK(contains(refused("token_type", int64_t{1}), "one entry for each of 9 tokens"));
+  CHECK(contains(refused("token_type", std::vector<int64_t>(9, 7)), "unknown type 7"));
+  CHECK(contains(refused("token_type", std::vector<int64_t>(9, 1)), "has 0 unknown pieces"));
+  CHECK(contains(refused("eos_token_id", int64_t{9}), "there is no token 9"));
 }

@@ -1,6 +1,7 @@
 // `megatron convert`, and what other programs' models are good for without it.
 #include <filesystem>
 
+#include "base/file_io.h"
 #include "tests/catch.h"
 #include "tests/cli/command.h"
 
@@ -48,6 +49,36 @@ TEST_CASE("convert: a run goes to Hugging Face and GGUF and back, tokenizer incl
   work.succeed({"convert", "--from", "x.gguf", "--to", "back", "--verify"});
   CHECK(text_of(work, "back", prompt) == expected);
   CHECK(work.read("back/iter_0000000/tokenizer.json") == work.read("data/tokenizer.json"));
+}
+
+TEST_CASE("convert: a SentencePiece tokenizer goes with its model to Hugging Face and GGUF and back") {
+  const Workspace work;
+  const std::string model = std::string(MEGATRON_SOURCE_DIR) + "/tests/tokenizer/golden/sentencepiece/llama.model";
+  std::string yaml = kLlama3Yaml;
+  yaml.replace(yaml.find("NullTokenizer"), 13, "Llama2Tokenizer, tokenizer_model: " + model);
+  yaml.replace(yaml.find("vocab_size: 97, "), 16, "");
+  work.write("a.yaml", yaml);
+  work.succeed({"pretrain", "--config", "a.yaml", "--set", "training.train_iters=3"});
+  CHECK(work.read("out/tuned/checkpoints/iter_0000003/tokenizer.model") == read_file(model));
+  const std::string prompt = "The ship", expected = text_of(work, "out/tuned", prompt);
+  work.succeed({"convert", "--from", "out/tuned", "--to", "hf", "--verify"});
+  CHECK(work.read("hf/tokenizer.model") == read_file(model));
+  CHECK(has(work.read("hf/tokenizer_config.json"), "LlamaTokenizer"));
+  CHECK(text_of(work, "hf", prompt) == expected);
+  work.succeed({"convert", "--from", "hf", "--to", "x.gguf", "--verify"});
+  CHECK(text_of(work, "x.gguf", prompt) == expected);
+  work.succeed({"convert", "--from", "x.gguf", "--to", "back", "--verify"});
+  CHECK(text_of(work, "back", prompt) == expected);
+  const auto ids = [&](const std::string& path) {
+    return work.succeed({"tokenizer", "encode", "--tokenizer-model", path, "--text", " a  caf\u00e9 42 \n"});
+  };
+  CHECK(ids("back/iter_0000000/tokenizer.model") == ids(model));
+  refused(work.run({"tokenizer", "encode", "--tokenizer-model", "hf", "--text", "a"}), 3, {"Llama2Tokenizer"});
+  std::string damaged = read_file(model);
+  damaged.resize(damaged.size() / 2);
+  work.write("t.model", damaged);
+  refused(work.run({"tokenizer", "encode", "--tokenizer-model", "t.model", "--text", "a"}), 3,
+          {"t.model: byte ", "bytes are expected"});
 }
 
 TEST_CASE("convert: finetuning starts from the weights of another program's model") {

@@ -318,6 +318,7 @@ TEST_CASE("quirks of the Megatron-LM command line") {
   }
   CHECK(contains(yaml("--use-megatron-fsdp"), "data_parallel_sharding_strategy: optim_grads_params\n"));
   CHECK(contains(yaml("--no-save-optim"), "save_optim: false"));
+  CHECK(contains(yaml("--no-save-rng"), "save_rng: false"));
   CHECK(contains(join(translate_megatron_args({"--window-attn-skip-freq", "[1]*3+[0]"}).not_supported, ""),
                  "write it as a list"));
   CHECK(contains(join(translate_megatron_args({"--optimizer", "muon"}).not_supported, ""), "one of: adam, sgd"));

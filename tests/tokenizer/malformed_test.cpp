@@ -63,7 +63,7 @@ TEST_CASE("each fault of a tokenizer.json is named") {
       {"/model/merges/7", "q q", "/model/merges/7", "makes 'qq', which is not in the vocabulary"},
       {"/model/dropout", 0.1, "/model/dropout", "not supported"},
       {"/model/dropout", "x", "/model/dropout", "not supported"},
-      {"/model/byte_fallback", true, "/model/byte_fallback", "not supported"},
+      {"/model/byte_fallback", true, "/model", "has no 'unk_token'"},
       {"/model/byte_fallback", 1, "/model/byte_fallback", "must be true or false"},
       {"/model/unk_token", "<nothere>", "/model/unk_token", "not in the vocabulary"},
       {"/model/end_of_word_suffix", "</w>", "/model/end_of_word_suffix", "not supported"},

@@ -61,24 +61,32 @@ class RankRun {
   }
 
   std::vector<double> train(int64_t iterations) {
-    const LossScaler scaler = make_loss_scaler(config_.precision);
-    Progress start;
-    start.scaler = initial_state(scaler);
-    StepPipeline pipeline(config_, engine_, resolve_schedule(config_.optimizer, config_.training), scaler, start);
     std::vector<double> numbers;
-    BatchLoader loader(data_.splits.train, data_.batch_options, share(), 0, 2);
-    for (int64_t i = 0; i < iterations; ++i) {
-      std::vector<Batch> batches;
-      const int64_t samples = batch_size_at(batch_schedule(config_), pipeline.progress().consumed_samples);
-      for (int64_t m = 0; m < micro_batches(samples); ++m) batches.push_back(loader.next());
-      pipeline.submit(std::move(batches), 0);
-      const StepMetrics metrics = pipeline.settle();
+    for (const StepMetrics& metrics : advance(iterations)) {
       numbers.insert(numbers.end(), {metrics.lm_loss.value(), metrics.grad_norm.value()});
     }
     for (const int64_t samples : {5, 8}) {  // not a whole number of micro-batches, and one
       numbers.push_back(evaluate(engine_, data_.splits.valid, data_.batch_options, samples));
     }
     return numbers;
+  }
+
+  /// The next iterations after progress().
+  std::vector<StepMetrics> advance(int64_t iterations) {
+    const LossScaler scaler = make_loss_scaler(config_.precision);
+    if (progress_.iteration == 0) progress_.scaler = initial_state(scaler);
+    StepPipeline pipeline(config_, engine_, resolve_schedule(config_.optimizer, config_.training), scaler, progress_);
+    BatchLoader loader(data_.splits.train, data_.batch_options, share(), progress_.consumed_samples, 2);
+    std::vector<StepMetrics> steps;
+    for (int64_t i = 0; i < iterations; ++i) {
+      std::vector<Batch> batches;
+      const int64_t samples = batch_size_at(batch_schedule(config_), pipeline.progress().consumed_samples);
+      for (int64_t m = 0; m < micro_batches(samples); ++m) batches.push_back(loader.next());
+      pipeline.submit(std::move(batches), 0);
+      steps.push_back(pipeline.settle());
+    }
+    progress_ = pipeline.progress();
+    return steps;
   }
 
   /// F and B of the first global batch.
@@ -94,6 +102,10 @@ class RankRun {
   const Config& config() const { return config_; }
   TrainEngine& engine() { return engine_; }
   RankContext& ranks() { return *ranks_; }
+  const RunData& data() const { return data_; }
+  /// After the last iteration.
+  const Progress& progress() const { return progress_; }
+  void set_progress(const Progress& progress) { progress_ = progress; }
   Batch first_batch() const { return make_batch(*data_.splits.train, samples_of(share(), 0, 0), data_.batch_options); }
 
  private:
@@ -113,6 +125,7 @@ class RankRun {
   RunData data_;
   std::shared_ptr<RankContext> ranks_;
   TrainEngine engine_;
+  Progress progress_;
 };
 
 /// Losses, norms and evaluations; InternalError when ranks tell different things.

@@ -248,6 +248,22 @@ TEST_CASE("load: from another run's folder, and without its optimizer") {
                    checkpoint_weights(scratch.path("next/checkpoints"))) != "");
 }
 
+TEST_CASE("load: a checkpoint without optimizer state says how to go on without it") {
+  const Scratch scratch;
+  const Settings settings = short_run(scratch, "run", {{"checkpoint.save_optim", "false"}, {"run.exit_interval", "3"}});
+  REQUIRE(run_training(load_settings(settings), {}) == ExitCode::kResumable);
+  Settings again = settings;
+  again.erase("run.exit_interval");
+  const Failure failure = failure_of(again);
+  INFO(failure.message);
+  CHECK(failure.code == 3);
+  CHECK(contains(failure.message, "checkpoint.save_optim: false; set checkpoint.load_optim: false"));
+  again["checkpoint.load_optim"] = "false";
+  CHECK(failure_of(again).code == 0);
+  CHECK(read_metrics(scratch.path("run")).begin()->first == 1);
+  CHECK(contains(read_file(scratch.path("run/logs/rank-0000.log")), "optimizer state not loaded"));
+}
+
 TEST_CASE("load: bf16 weights of a checkpoint without optimizer state become the master copy") {
   const Scratch scratch;
   const Settings bf16 = {{"precision.params_dtype", "bf16"}, {"checkpoint.save_optim", "false"}};
@@ -304,21 +320,27 @@ TEST_CASE("load: weights of another precision are rounded, and come from the mas
   }
 }
 
-TEST_CASE("load: load_rng: false goes on with another seed") {
-  const Scratch scratch;
-  Settings settings = short_run(scratch, "run", {{"run.exit_interval", "3"}});
-  REQUIRE(run_training(load_settings(settings), {}) == ExitCode::kResumable);
-  std::filesystem::copy(scratch.path("run"), scratch.path("other"), std::filesystem::copy_options::recursive);
-  REQUIRE(run_training(load_settings(settings), {}) == ExitCode::kDone);
-  settings["run.dir"] = scratch.path("other");
-  settings["run.seed"] = "78";
-  CHECK(failure_of(settings).code == 2);
-  settings["checkpoint.load_rng"] = "false";
-  CHECK(failure_of(settings).code == 0);
-  CHECK(contains(read_file(scratch.path("other/logs/rank-0000.log")), "run.seed: 77 -> 78\n"));
-  const auto run = read_metrics(scratch.path("run")), other = read_metrics(scratch.path("other"));
-  CHECK(run.at(3).lm_loss == other.at(3).lm_loss);
-  CHECK(run.at(4).lm_loss != other.at(4).lm_loss);
+TEST_CASE("load: load_rng: false, or a checkpoint saved with save_rng: false, goes on with another seed") {
+  for (const char* loosened : {"checkpoint.load_rng", "checkpoint.save_rng"}) {
+    CAPTURE(loosened);
+    const bool by_saver = std::string(loosened) == "checkpoint.save_rng";
+    const Scratch scratch;
+    Settings settings = short_run(scratch, "run", {{"run.exit_interval", "3"}});
+    if (by_saver) settings[loosened] = "false";
+    REQUIRE(run_training(load_settings(settings), {}) == ExitCode::kResumable);
+    settings.erase(loosened);
+    std::filesystem::copy(scratch.path("run"), scratch.path("other"), std::filesystem::copy_options::recursive);
+    REQUIRE(run_training(load_settings(settings), {}) == ExitCode::kDone);
+    settings["run.dir"] = scratch.path("other");
+    settings["run.seed"] = "78";
+    if (!by_saver) CHECK(failure_of(settings).code == 2);
+    if (!by_saver) settings[loosened] = "false";
+    CHECK(failure_of(settings).code == 0);
+    CHECK(contains(read_file(scratch.path("other/logs/rank-0000.log")), "run.seed: 77 -> 78\n"));
+    const auto run = read_metrics(scratch.path("run")), other = read_metrics(scratch.path("other"));
+    CHECK(run.at(3).lm_loss == other.at(3).lm_loss);
+    CHECK(run.at(4).lm_loss != other.at(4).lm_loss);
+  }
 }
 
 }  // namespace megatron::test
