@@ -64,7 +64,7 @@ class Timer {
     if (op.kind->comm_axis().empty() || cost.flops > 0 || times.communication == 0) {
       const std::string name = op.kind->speed_class(shapes.context());
       if (!machine_.measured(name, dtype_) && unmeasured_ != nullptr) unmeasured_->insert(name);
-      times.compute = machine_.operation(name, dtype_, cost);
+      times.compute = machine_.config().sustained * machine_.operation(name, dtype_, cost);
     }
     return times;
   }

@@ -38,8 +38,8 @@ std::vector<std::string> unexplained(const std::string& help) {
 }
 
 const std::map<std::string, std::vector<std::string>> kCommands = {
-    {"bench comm", {"--check", "--device", "--dtype"}},
-    {"bench ops", {"--mode", "--op", "--dtype"}},
+    {"bench comm", {"--check", "--device", "--dtype", "--machine"}},
+    {"bench ops", {"--mode", "--op", "--dtype", "--machine"}},
     {"bench step", {"--config", "--steps", "--ops", "--no-comm", "--json"}},
     {"checkpoint verify", {"DIR"}},
     {"checkpoint inspect", {"--tensors", "--diff"}},

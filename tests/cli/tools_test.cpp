@@ -16,6 +16,53 @@ void prints(const std::string& text, const std::vector<std::string>& parts) {
   }
 }
 
+TEST_CASE("bench ops and bench comm write a machine file, from which plan reckons the time of a step") {
+  const Workspace work;
+  work.prepare();
+  const auto bench = [&](const std::string& ops) {
+    return work.succeed({"bench", "ops", "--mode", "perf", "--seconds", "0.001", "--threads", "1", "--dtype", "fp32",
+                         "--op", ops, "--machine", "machine.yaml"});
+  };
+  prints(bench("linear"), {"an empty operation", "linear_dgrad fp32 ", "3 operations, products at up to "});
+  prints(bench("rmsnorm"), {"5 operations, "});  // what was measured before stays
+  const std::string file = work.read("machine.yaml");
+  prints(file, {"machine:\n  device: cpu\n", "    - \"linear_wgrad fp32 ", "    - \"rmsnorm_backward fp32 "});
+  prints(work.succeed({"plan", "--config", "tiny.yaml", "--machine", "machine.yaml"}),
+         {"time  ", " ms a step on cpu, ", "computing 100 %", "without a measured figure, reckoned like others: "});
+  const std::string without = work.succeed({"plan", "--config", "tiny.yaml"});
+  CHECK_FALSE(has(without, " a step on "));
+  prints(work.succeed({"plan", "--config", "tiny.yaml", "--config", "machine.yaml"}), {" ms a step on cpu, "});
+
+  const auto refused = [&](const std::vector<std::string>& words, const std::string& what) {
+    const Outcome outcome = work.run(words);
+    INFO(outcome.err);
+    CHECK(outcome.code == 2);
+    CHECK(has(outcome.err, what));
+  };
+  refused({"plan", "--config", "tiny.yaml", "--machine", "none.yaml"}, "there is no file 'none.yaml'");
+  refused({"bench", "ops", "--machine", "machine.yaml"}, "--machine: goes with --mode perf");
+  work.write("other.yaml", "machine: {device: another}\n");
+  refused({"bench", "ops", "--mode", "perf", "--machine", "other.yaml"}, "holds figures of 'another'");
+  refused({"plan", "--config", "tiny.yaml", "--machine", "other.yaml"}, "section machine: a step's time needs device");
+  work.write("bad.yaml", "machine: {device: cpu, operations: [linear fp32 1 2]}\n");
+  refused({"plan", "--config", "tiny.yaml", "--machine", "bad.yaml"}, "'linear fp32 1 2': expected");
+  // Two ranks need collectives, which were not measured.
+  refused({"plan", "--config", "tiny.yaml", "--machine", "machine.yaml", "--world-size", "2"}, "no all_reduce was measured");
+}
+
+TEST_CASE("plan --machine: the GPUs of configs/base/machines") {
+  const Workspace work;
+  for (const std::string gpu : {"h200", "h100"}) {
+    const std::string machine = std::string(MEGATRON_SOURCE_DIR) + "/configs/base/machines/" + gpu + ".yaml";
+    const std::string text =
+        work.succeed({"plan", "--config", std::string(MEGATRON_SOURCE_DIR) + "/configs/llama3_8b.yaml", "--machine", machine,
+                      "--world-size", "16", "--set", "parallel.tensor_model_parallel_size=4", "--set",
+                      "parallel.pipeline_model_parallel_size=2", "--set", "parallel.use_distributed_optimizer=true"});
+    prints(text, {" ms a step on NVIDIA H", " tokens/s of all ranks, ", "MFU ", "for other stages ",
+                  "between nodes of 8 GPUs: assumed 50 GB/s"});
+  }
+}
+
 TEST_CASE("plan, dry run and validate look at a configuration without training") {
   const Workspace work;
   work.prepare();

@@ -124,6 +124,25 @@ TEST_CASE("GPUs go to the ranks of a host in order") {
   CHECK(contains(text({{"a", 0, true, two}, {"b", 0, false, {}}}), "rank 1 (b) has no GPU, rank 0 (a) has one"));
 }
 
+TEST_CASE("processors: a rank that its launcher bound to fewer than its share is warned of it") {
+  RunConfig run;
+  CHECK(binding_warning(run, 4, 64, 64).empty());
+  CHECK(binding_warning(run, 4, 16, 64).empty());
+  CHECK(binding_warning(run, 4, 32, 64).empty());
+  const std::string text = binding_warning(run, 4, 1, 64);
+  INFO(text);
+  CHECK(text.find("1 of 64 processors, although 4 ranks share them") != std::string::npos);
+  CHECK(text.find("--bind-to none") != std::string::npos);
+  CHECK(binding_warning(run, 64, 1, 64).empty());
+  CHECK(binding_warning(run, 128, 1, 64).empty());
+  run.cpu_threads = 1;  // asked for
+  CHECK(binding_warning(run, 4, 1, 64).empty());
+  CHECK(cpu_threads(run, 4) == 1);
+  run.cpu_threads = 0;
+  CHECK(cpu_threads(run, 1) >= 1);
+  CHECK(cpu_threads(run, 1 << 20) == 1);
+}
+
 TEST_CASE("ranks on CPUs share the cores, and each gets a device") {
   RunConfig run;
   run.device = "cpu";
