@@ -15,7 +15,7 @@ struct MachineConfig {
   double copy_bandwidth = 0;  ///< bytes per second, read plus written
   double matrix_flops = 0;    ///< of a large product in 16-bit types
   double launch_seconds = 0;  ///< of an operation with next to nothing to do
-  double sustained = 1;             ///< time of a step over that of its operations taken alone
+  double sustained = 1;       ///< time of a step over that of its operations taken alone
   int64_t gpus_per_node = 8;
   double network_bandwidth = 5e10;       ///< bytes per second and GPU, each way, between nodes
   double network_seconds = 1e-5;         ///< of the smallest message between nodes

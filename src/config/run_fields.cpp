@@ -175,7 +175,8 @@ std::vector<Field> fields(MachineConfig& c) {
   list.add("launch_seconds", c.launch_seconds, "Seconds that an operation takes which has next to nothing to do.")
       .at_least(0);
   list.add("sustained", c.sustained,
-           "Time of operations within a step over their time taken alone: a GPU that works without a break runs at a lower "
+           "Time of operations within a step over their time taken alone: a GPU that works without a break runs at a "
+           "lower "
            "clock. What `bench step` measures over what `plan --machine` says with 1 here.")
       .above(0);
   list.add("gpus_per_node", c.gpus_per_node, "GPUs that the measured links connect; ranks beyond are on other nodes.")

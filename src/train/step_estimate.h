@@ -2,8 +2,8 @@
 //
 // Each phase is run on paper: operations take their streams in list order, an operation of one stream waits for those
 // of the other that its plan names, and a collective takes as long as its bytes on the slowest link of its group. The
-// phases then go through the pipeline's schedule. Operations take machine.sustained times as long as alone. Not reckoned: the slowing of computation by communication beside it,
-// the host, reading of data, evaluation, and saving.
+// phases then go through the pipeline's schedule. Operations take machine.sustained times as long as alone. Not
+// reckoned: the slowing of computation by communication beside it, the host, reading of data, evaluation, and saving.
 #pragma once
 
 #include <array>

@@ -47,7 +47,8 @@ TEST_CASE("bench ops and bench comm write a machine file, from which plan reckon
   work.write("bad.yaml", "machine: {device: cpu, operations: [linear fp32 1 2]}\n");
   refused({"plan", "--config", "tiny.yaml", "--machine", "bad.yaml"}, "'linear fp32 1 2': expected");
   // Two ranks need collectives, which were not measured.
-  refused({"plan", "--config", "tiny.yaml", "--machine", "machine.yaml", "--world-size", "2"}, "no all_reduce was measured");
+  refused({"plan", "--config", "tiny.yaml", "--machine", "machine.yaml", "--world-size", "2"},
+          "no all_reduce was measured");
 }
 
 TEST_CASE("plan --machine: the GPUs of configs/base/machines") {
@@ -55,8 +56,8 @@ TEST_CASE("plan --machine: the GPUs of configs/base/machines") {
   for (const std::string gpu : {"h200", "h100"}) {
     const std::string machine = std::string(MEGATRON_SOURCE_DIR) + "/configs/base/machines/" + gpu + ".yaml";
     const std::string text =
-        work.succeed({"plan", "--config", std::string(MEGATRON_SOURCE_DIR) + "/configs/llama3_8b.yaml", "--machine", machine,
-                      "--world-size", "16", "--set", "parallel.tensor_model_parallel_size=4", "--set",
+        work.succeed({"plan", "--config", std::string(MEGATRON_SOURCE_DIR) + "/configs/llama3_8b.yaml", "--machine",
+                      machine, "--world-size", "16", "--set", "parallel.tensor_model_parallel_size=4", "--set",
                       "parallel.pipeline_model_parallel_size=2", "--set", "parallel.use_distributed_optimizer=true"});
     prints(text, {" ms a step on NVIDIA H", " tokens/s of all ranks, ", "MFU ", "for other stages ",
                   "between nodes of 8 GPUs: assumed 50 GB/s"});

@@ -6,14 +6,13 @@
 #include "base/error.h"
 #include "base/strings.h"
 #include "config/load.h"
+#include "parallel/mesh.h"
 #include "tests/catch.h"
 #include "tests/train/trainer_helpers.h"
 #include "train/step_estimate.h"
 
 namespace megatron::test {
 namespace {
-
-using Catch::Approx;
 
 /// 1 TFLOP/s, 1 GB/s, 1 us.
 MachineConfig machine() {
@@ -22,7 +21,7 @@ MachineConfig machine() {
   m.matrix_flops = 1e12;
   m.copy_bandwidth = 1e9;
   m.launch_seconds = 1e-6;
-  m.operations = {"linear bf16 1e12 1e6 2", "linear bf16 1e9 1e6 0.004", "norm bf16 1e3 1e9 1.5"};
+  m.operations = {"linear bf16 1e12 1e6 2", "linear bf16 2e9 1e6 0.008", "norm bf16 1e3 1e9 1.5"};
   m.collectives = {"all_reduce 2 1e6 0.001", "all_reduce 2 1e9 0.1", "send/receive 2 1e6 0.0001"};
   return m;
 }
@@ -82,10 +81,10 @@ int64_t count(const Plan& plan, bool edge) {
 TEST_CASE("machine profile: a measured operation takes what was measured, others what lies between") {
   const MachineProfile profile(machine());
   CHECK(profile.operation("linear", DType::kBF16, {1e12, 1e6, 0}) == Approx(2).epsilon(1e-3));
-  CHECK(profile.operation("linear", DType::kBF16, {1e9, 1e6, 0}) == Approx(0.004).epsilon(1e-3));
+  CHECK(profile.operation("linear", DType::kBF16, {2e9, 1e6, 0}) == Approx(0.008).epsilon(1e-3));
   // Twice the floor at one point, four times at the other: between them in the middle of the logarithms.
-  const double middle = profile.operation("linear", DType::kBF16, {std::sqrt(1e21), 1e6, 0});
-  CHECK(middle == Approx(std::sqrt(1e21) / 1e12 * std::sqrt(8.0)).epsilon(1e-2));
+  const double middle = profile.operation("linear", DType::kBF16, {std::sqrt(2e21), 1e6, 0});
+  CHECK(middle == Approx(std::sqrt(2e21) / 1e12 * std::sqrt(8.0)).epsilon(1e-2));
   CHECK(profile.operation("norm", DType::kBF16, {0, 2e9, 0}) == Approx(3).epsilon(1e-3));
   CHECK(profile.operation("norm", DType::kBF16, {0, 0, 0}) == Approx(1e-6));
   CHECK(profile.measured("norm", DType::kBF16));
@@ -141,9 +140,9 @@ TEST_CASE("machine profile: the section is a file of its own that reads back") {
   config.machine = machine();
   for (int i = 0; i < 9; ++i) config.machine.operations.push_back("rope bf16 1 2 3");
   const std::string text = section_to_yaml(config, "machine");
-  CHECK(text.starts_with("machine:\n  device: made up\n"));
+  CHECK(text.starts_with("machine:\n  device: \"made up\"\n"));
   CHECK(text.find("network_bandwidth") == std::string::npos);
-  CHECK(text.find("    - rope bf16 1 2 3\n") != std::string::npos);
+  CHECK(text.find("    - \"rope bf16 1 2 3\"\n") != std::string::npos);
   LoadOptions piece;
   piece.check_rules = false;
   CHECK(load_config_text(text, "machine.yaml", piece).config.machine == config.machine);
@@ -201,7 +200,7 @@ TEST_CASE("estimated step: collectives beside computation are waited for where n
   }
   const MachineProfile profile(m);
   const auto estimate = [&](const Settings& changes) {
-    Settings settings = {{"training.global_batch_size", "8"}, {"training.micro_batch_size", "4"}};
+    Settings settings = {{"training.global_batch_size", "24"}, {"training.micro_batch_size", "4"}};  // three of them
     settings.insert(changes.begin(), changes.end());
     return plan_of(settings, 2).on(profile);
   };
@@ -210,7 +209,7 @@ TEST_CASE("estimated step: collectives beside computation are waited for where n
       estimate({{"parallel.ddp_bucket_size", "2000"}, {"parallel.overlap_grad_reduce", "true"}});
   CHECK(after.busiest.communication >= 2 * 0.004);
   CHECK(beside.busiest.communication == Approx(after.busiest.communication));
-  CHECK(after.busiest.exposed == Approx(after.busiest.communication));
+  CHECK(after.busiest.exposed <= Approx(after.busiest.communication));
   CHECK(beside.busiest.exposed < after.busiest.exposed);
   CHECK(beside.busiest.exposed >= 0);
   CHECK(beside.seconds == Approx(beside.busiest.compute + beside.busiest.exposed));
