@@ -57,7 +57,7 @@ class Timer {
   OpTimes time(const Plan& plan, OpId id) {
     const Op& op = plan.program.op(id);
     if (joins_in_place(plan, id)) return {};
-    const OpShapes shapes = shapes_of(plan.program, op, world_);
+    const OpShapes shapes = shapes_of(plan.program, op);
     const Cost cost = op.kind->cost(shapes.context());
     OpTimes times;
     if (!op.kind->comm_axis().empty()) times.communication = communication(plan, id, cost.flops > 0);
@@ -75,7 +75,7 @@ class Timer {
     const GroupPlace place = place_of(world_, plan.program.op(id).kind->comm_axis(), machine_.config().gpus_per_node);
     std::map<std::string, double> bytes;
     double seconds = 0;
-    for (const PlannedCall& call : planned_calls(plan, id, world_)) {
+    for (const PlannedCall& call : planned_calls(plan, id, plan.program.mesh)) {
       const double sent = wire_bytes(call, place.ranks);
       if (apart) {
         seconds += machine_.collective(collective_name(call.op), place, sent);
