@@ -49,8 +49,9 @@ void add_pipeline_fields(FieldList& list, ParallelConfig& c) {
   list.add("account_for_loss_in_pipeline_split", c.account_for_loss_in_pipeline_split,
            "Count output layer and loss as a layer of the last stage when layers are shared out.");
   list.add("pipeline_model_parallel_layout", c.pipeline_model_parallel_layout,
-           "What each stage holds, in the order of the model: E embedding, t a layer, L loss, | between stages, X*n or "
-           "(...)*n repeats: \"Et*3|(tt|)*5tL\".");
+           "What each stage holds, in the order of the model: E embedding, t a layer, a and f its attention and its "
+           "MLP where they lie apart, L loss, | between stages, X*n or (...)*n repeats: \"Et*3|(tt|)*5tL\", "
+           "\"Et*4a|ft*4|t*4a|ftL\".");
 }
 
 }  // namespace

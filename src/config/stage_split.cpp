@@ -56,8 +56,9 @@ class LayoutReader {
       ++at_;
       return inner;
     }
-    if (c != 'E' && c != 't' && c != 'L' && c != '|')
-      fail(str_cat("'", c, "' means nothing; use E, t, L, |, * and ( )"));
+    if (std::string("EtafL|").find(c) == std::string::npos) {
+      fail(str_cat("'", c, "' means nothing; use E, t, a, f, L, |, * and ( )"));
+    }
     ++at_;
     return {c};
   }
@@ -86,15 +87,30 @@ std::vector<StagePart> parts_of_layout(const ParallelConfig& p, int64_t num_laye
   const std::string text = LayoutReader(p.pipeline_model_parallel_layout).read();
   const std::string key = "pipeline_model_parallel_layout: ";
   std::vector<StagePart> parts(1);
-  int64_t layers = 0;
+  int64_t layers = 0;   // that are complete
+  bool half = false;    // the attention of the next one is placed
+  bool inside = false;  // on the present part
   for (size_t i = 0; i < text.size(); ++i) {
     StagePart& part = parts.back();
-    if (text[i] == '|') {
+    const char c = text[i];
+    if (half && c != 'f' && c != '|') refuse(str_cat(key, "an f, the MLP of a layer, must follow its attention a"));
+    if (c == '|') {
+      part.ends_in_layer = half;
+      inside = false;
       parts.emplace_back().first_layer = layers;
-    } else if (text[i] == 't') {
+    } else if (c == 't') {
       ++part.layers;
       ++layers;
-    } else if (text[i] == 'E') {
+    } else if (c == 'a') {
+      ++part.layers;
+      half = inside = true;
+    } else if (c == 'f') {
+      if (!half) refuse(key + "an a, the attention of a layer, must stand before its MLP f");
+      if (!inside) ++part.layers;
+      part.begins_in_layer = part.begins_in_layer || !inside;
+      half = inside = false;
+      ++layers;
+    } else if (c == 'E') {
       if (i != 0) refuse(key + "E stands once, at the beginning");
       part.embedding = true;
     } else {
@@ -104,7 +120,8 @@ std::vector<StagePart> parts_of_layout(const ParallelConfig& p, int64_t num_laye
   }
   if (!parts.front().embedding) refuse(key + "E, the embedding, must stand at the beginning");
   if (!parts.back().loss) refuse(key + "L, the loss, must stand at the end");
-  if (layers != num_layers) refuse(str_cat(key, "it has ", layers, " layers (t), num_layers is ", num_layers));
+  if (layers != num_layers)
+    refuse(str_cat(key, "it has ", layers, " layers (t, or a and f), num_layers is ", num_layers));
   const int64_t stages = p.pipeline_model_parallel_size;
   if (std::ssize(parts) % stages != 0) {
     refuse(str_cat(key, parts.size(), " parts do not divide among pipeline_model_parallel_size ", stages));

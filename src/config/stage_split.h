@@ -10,8 +10,10 @@ namespace megatron {
 
 /// A part of the model that one stage computes at a stretch.
 struct StagePart {
-  int64_t first_layer = 0, layers = 0;
+  int64_t first_layer = 0, layers = 0;   ///< of which it computes anything
   bool embedding = false, loss = false;  ///< begins with the embedding, ends with the loss
+  bool begins_in_layer = false;          ///< of its first layer only the MLP: the part before has the attention
+  bool ends_in_layer = false;            ///< of its last layer only the attention
 
   bool operator==(const StagePart&) const = default;
 };

@@ -12,24 +12,32 @@ StagePart whole(const ModelSpec& model) {
   return {0, static_cast<int64_t>(model.layers.size()), true, true};
 }
 
-/// The residual stream before layer `layer`, as it goes from one stage to the next.
-std::string boundary_name(int64_t layer) {
-  return "stream." + std::to_string(layer);
+/// The residual stream before layer `layer`, or before its MLP, as it goes from one stage to the next.
+std::string boundary_name(int64_t layer, bool in_layer) {
+  return "stream." + std::to_string(layer) + (in_layer ? ".mlp" : "");
+}
+std::string boundary_behind(const StagePart& part) {
+  return boundary_name(part.first_layer + part.layers - (part.ends_in_layer ? 1 : 0), part.ends_in_layer);
 }
 
 /// What a part of the model begins with: the embedding, or what the part before has made of S x B tokens.
 Value stream_before(Trace& t, const ModuleContext& c, const StagePart& part, int64_t S, int64_t B) {
   if (part.embedding) return embed(t, c);
   const auto type = c.parallel.stream(S, B, c.model.hidden_size);
-  return t.receive(boundary_name(part.first_layer), c.model.dtype, type.shape, type.placement, type.sample_dim);
+  return t.receive(boundary_name(part.first_layer, part.begins_in_layer), c.model.dtype, type.shape, type.placement,
+                   type.sample_dim);
 }
 
 /// The layers of a part of the model.
 ResidualStream layers(Trace& t, const ModuleContext& c, const StagePart& part, ResidualStream x) {
   Trace::Scope decoder(t, "decoder");
-  for (int64_t i = part.first_layer; i < part.first_layer + part.layers; ++i) {
+  const int64_t first = part.first_layer, last = first + part.layers - 1;
+  for (int64_t i = first; i <= last; ++i) {
     Trace::Scope layer(t, "layers." + std::to_string(i));
-    x = transformer_layer(t, c, c.model.layers[static_cast<size_t>(i)], x);
+    const LayerSpec& spec = c.model.layers[static_cast<size_t>(i)];
+    if (i > first || !part.begins_in_layer) x = attention_block(t, c, spec, x);
+    if (i == last && part.ends_in_layer) break;
+    x = mlp_block(t, c, spec, x);
     if (!c.model.fuse_residual_norm) x = close(t, x);
     if (!x.branch) t.rename(x.residual, t.path(kLayerOutput));  // what recomputation of whole layers starts from
   }
@@ -82,7 +90,7 @@ void trace_loss(Trace& t, const ModelSpec& model, const ParallelContext& paralle
   const Value before = stream_before(t, c, part, model.seq_length, options.micro_batch_size);
   const ResidualStream stream = layers(t, c, part, {before, {}});
   if (!part.loss) {
-    t.send(boundary_name(part.first_layer + part.layers), close(t, stream).residual);
+    t.send(boundary_behind(part), close(t, stream).residual);
     if (options.part && model.tied) mark_shared_table(t.program(), parallel, part);
     return;
   }
@@ -116,7 +124,7 @@ void trace_generation(Trace& t, const ModelSpec& model, const ParallelContext& p
   const ModuleContext c{model, parallel, batch};
   const ResidualStream stream = layers(t, c, part, {stream_before(t, c, part, S, B), {}});
   if (!part.loss) {
-    t.send(boundary_name(part.first_layer + part.layers), close(t, stream).residual);
+    t.send(boundary_behind(part), close(t, stream).residual);
     return;
   }
   const Value last = t.input(inputs::kLast, DType::kI32, {B}, parallel.samples(), 0);

@@ -210,13 +210,16 @@ ResidualStream add_branch(Trace& t, const ModuleContext& c, const std::string& n
   return {dropout_add(t, branch.value, branch.bias, residual, key), {}};
 }
 
-ResidualStream transformer_layer(Trace& t, const ModuleContext& c, const LayerSpec& spec, ResidualStream x) {
-  const NormResult before_attention = norm(t, c, "input_layernorm", spec.norm, x);
-  const BranchOutput attended = self_attention(t, c, spec.attention, spec.norm, before_attention.y);
-  x = add_branch(t, c, "self_attention_dropout", spec.hidden_dropout, before_attention.sum, attended);
-  const NormResult before_mlp = norm(t, c, "pre_mlp_layernorm", spec.norm, x);
-  const BranchOutput mapped = mlp(t, c, spec.mlp, before_mlp.y);
-  return add_branch(t, c, "mlp_dropout", spec.hidden_dropout, before_mlp.sum, mapped);
+ResidualStream attention_block(Trace& t, const ModuleContext& c, const LayerSpec& spec, const ResidualStream& x) {
+  const NormResult before = norm(t, c, "input_layernorm", spec.norm, x);
+  const BranchOutput attended = self_attention(t, c, spec.attention, spec.norm, before.y);
+  return add_branch(t, c, "self_attention_dropout", spec.hidden_dropout, before.sum, attended);
+}
+
+ResidualStream mlp_block(Trace& t, const ModuleContext& c, const LayerSpec& spec, const ResidualStream& x) {
+  const NormResult before = norm(t, c, "pre_mlp_layernorm", spec.norm, x);
+  const BranchOutput mapped = mlp(t, c, spec.mlp, before.y);
+  return add_branch(t, c, "mlp_dropout", spec.hidden_dropout, before.sum, mapped);
 }
 
 namespace {

@@ -62,8 +62,9 @@ ResidualStream add_branch(Trace& t, const ModuleContext& context, const std::str
 /// The stream with its addition done.
 ResidualStream close(Trace& t, const ResidualStream& x);
 
-/// Pre-norm layer: x1 = x + attention(norm(x)), x2 = x1 + mlp(norm(x1)).
-ResidualStream transformer_layer(Trace& t, const ModuleContext& context, const LayerSpec& spec, ResidualStream x);
+/// The halves of a pre-norm layer: x1 = x + attention(norm(x)), x2 = x1 + mlp(norm(x1)).
+ResidualStream attention_block(Trace& t, const ModuleContext& context, const LayerSpec& spec, const ResidualStream& x);
+ResidualStream mlp_block(Trace& t, const ModuleContext& context, const LayerSpec& spec, const ResidualStream& x);
 
 inline constexpr char kWordEmbeddings[] = "embedding.word_embeddings.weight";
 

@@ -178,7 +178,8 @@ double MachineProfile::collective(const std::string& kind, const GroupPlace& pla
   if (place.per_node > 1) {
     const auto by_kind = collectives_.find(kind);
     if (by_kind == collectives_.end()) {
-      throw UsageError(str_cat("section machine: no ", kind, " was measured; `mpirun -n N megatron bench comm --machine ",
+      throw UsageError(str_cat("section machine: no ", kind,
+                               " was measured; `mpirun -n N megatron bench comm --machine ",
                                "FILE` adds the collectives of N ranks"));
     }
     auto nearest = by_kind->second.begin();

@@ -14,8 +14,11 @@ namespace megatron {
 std::string part_text(const StagePart& part) {
   std::vector<std::string> what;
   const int64_t last = part.first_layer + part.layers - 1;
+  const char* const begin = part.begins_in_layer ? "f" : "";
+  const char* const end = part.ends_in_layer ? "a" : "";
   if (part.embedding) what.push_back("embedding");
-  if (part.layers > 0) what.push_back(str_cat(part.first_layer, part.layers > 1 ? str_cat("-", last) : ""));
+  if (part.layers == 1) what.push_back(str_cat(part.first_layer, begin, end));
+  if (part.layers > 1) what.push_back(str_cat(part.first_layer, begin, "-", last, end));
   if (part.loss) what.push_back("loss");
   return join(what, " ");
 }

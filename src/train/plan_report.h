@@ -14,7 +14,7 @@ namespace megatron {
 std::string describe_plan(const Config& config, const TrainPrograms& programs,
                           const std::vector<std::string>& decisions);
 
-/// "embedding 0-3", "12 loss".
+/// "embedding 0-3", "12 loss"; "4f-8a" begins with the MLP of layer 4 and ends with the attention of layer 8.
 std::string part_text(const StagePart& part);
 
 /// What it prints of all ranks of a mesh beside: a row for every distinct plan, what a step sends, the bubble of the

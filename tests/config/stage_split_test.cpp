@@ -14,8 +14,9 @@ std::string text_of(const ParallelConfig& parallel, int64_t layers) {
   int64_t next = 0;
   for (const StagePart& part : split_stages(parallel, layers)) {
     if (part.first_layer != next) return "a gap";
-    next += part.layers;
-    texts.push_back(str_cat(part.embedding ? "E" : "", part.layers, part.loss ? "L" : ""));
+    next += part.layers - (part.ends_in_layer ? 1 : 0);
+    texts.push_back(str_cat(part.embedding ? "E" : "", part.begins_in_layer ? "f" : "", part.layers,
+                            part.ends_in_layer ? "a" : "", part.loss ? "L" : ""));
   }
   return next == layers ? join(texts, " ") : "not all layers";
 }
@@ -105,6 +106,12 @@ TEST_CASE("stages: a layout says all of it") {
   CHECK(text_of(p, 8) == "E3 2 2 1L");
   p.pipeline_model_parallel_layout = "E|(t,t|)*6L";
   CHECK(text_of(p, 12) == "E0 2 2 2 2 2 2 0L");
+  p.pipeline_model_parallel_layout = "Et*2a|f(t|)tafa|ftL";  // halves of layers apart, and one layer as both
+  CHECK(text_of(p, 8) == "E3a f2 3a f2L");
+  p.pipeline_model_parallel_layout = "Ea|f|a|fL";
+  CHECK(text_of(p, 2) == "E1a f1 1a f1L");
+  p.pipeline_model_parallel_layout = "Eta|faf|a|fL";
+  CHECK(text_of(p, 4) == "E2a f2 1a f1L");
   const auto bad = [&](const std::string& layout, const std::string& why) {
     p.pipeline_model_parallel_layout = layout;
     INFO(layout);
@@ -114,7 +121,13 @@ TEST_CASE("stages: a layout says all of it") {
   bad("t|t|t|tL", "E, the embedding, must stand at the beginning");
   bad("Et|tE|t|tL", "E stands once");
   bad("Et|tL|t|tL", "L stands once");
-  bad("Et|t|t|ttL", "5 layers (t), num_layers is 4");
+  bad("Et|t|t|ttL", "5 layers (t, or a and f), num_layers is 4");
+  bad("Eta|t|t|tL", "an f, the MLP of a layer, must follow its attention a");
+  bad("Eta|a|f|ftL", "an f, the MLP of a layer, must follow its attention a");
+  bad("Et|t|t|aL", "an f, the MLP of a layer, must follow its attention a");
+  bad("Etf|t|t|tL", "an a, the attention of a layer, must stand before its MLP f");
+  bad("Eta|ff|t|tL", "an a, the attention of a layer, must stand before its MLP f");
+  bad("Eta|ft|t|tL", "5 layers (t, or a and f), num_layers is 4");
   bad("Ett|t|tL", "3 parts do not divide among pipeline_model_parallel_size 4");
   bad("Ett||tt|L", "part 0 of pipeline stage 1 is empty");
   bad("Et|t|t|mtL", "not supported yet");

@@ -117,6 +117,30 @@ TEST_CASE("pipeline meshes: stages by all keys of the split") {
   }
 }
 
+TEST_CASE("pipeline meshes: stages that share a layer") {
+  const auto layout = [](const char* text, const Settings& more = {}) {
+    return with({{"parallel.pipeline_model_parallel_layout", str_cat("'", text, "'")}}, more);
+  };
+  const Settings full = {{"training.recompute_granularity", "full"},
+                         {"training.recompute_method", "uniform"},
+                         {"training.recompute_num_layers", "1"}};
+  const Settings norms = {{"training.recompute_granularity", "selective"},
+                          {"training.recompute_modules", "[layernorm]"}};
+  for (const Settings& model : {Settings{}, kGpt2}) {
+    check_all(with(model, {{"model.num_layers", "4"}}),
+              {{"attention and MLP apart", 2, 2, layout("Etta|ftL")},
+               {"zero-bubble", 2, 2, layout("Eta|fttL", kZeroBubble)},
+               {"a part that is half a layer, chunks", 2, 2, layout("Eta|f|tt|L")},
+               {"every stage ends in a layer", 4, 4, layout("Eta|fa|fa|fL")},
+               {"whole layers recomputed", 2, 2, layout("Etta|ftL", full)},
+               {"norms recomputed", 2, 2, layout("Etta|ftL", norms)},
+               {"tp2, dp2, ZeRO-1 with overlap", 8, 2,
+                layout("Eta|fttL", tensor(true, {{"parallel.use_distributed_optimizer", "true"},
+                                                 {"parallel.overlap_grad_reduce", "true"},
+                                                 {"parallel.overlap_param_gather", "true"}}))}});
+  }
+}
+
 TEST_CASE("pipeline meshes: 20 steps") {
   check_all(kWide, {context_cases()[2], context_cases()[8]}, 20);
   check_all(with(kWide, kGpt2),
