@@ -69,7 +69,8 @@ void print_world(World& world, const Device& device, const Mesh& mesh, const Mes
 }
 
 struct Measured {
-  const char* name;
+  CommOp op;
+  double factor;  ///< bytes on a link per byte of the whole tensor, for n ranks, as nccl-tests count them
   std::function<void()> call;
 };
 
@@ -77,17 +78,18 @@ struct Measured {
 std::vector<Measured> collectives(Comm& comm, Device& device, const Buffer& a, const Buffer& b, DType dtype,
                                   int64_t count, std::vector<int64_t>& counts) {
   const int n = comm.size();
+  const double others = static_cast<double>(n - 1) / n;
   void* const stream = device.stream();
   counts.assign(static_cast<size_t>(n), count / n);
   const Tensor source = make_tensor(a.data(), dtype, {count}), target = make_tensor(b.data(), dtype, {count});
   const Tensor part = make_tensor(a.data(), dtype, {count / n}), own = make_tensor(b.data(), dtype, {count / n});
   const int64_t* const even = counts.data();
-  return {{"all_reduce", [=, &comm] { comm.all_reduce(source, target, Reduction::kSum, stream); }},
-          {"all_gather", [=, &comm] { comm.all_gather(part, target, even, stream); }},
-          {"reduce_scatter", [=, &comm] { comm.reduce_scatter(source, own, even, stream); }},
-          {"all_to_all", [=, &comm] { comm.all_to_all(source, target, even, even, stream); }},
-          {"broadcast", [=, &comm] { comm.broadcast(source, 0, stream); }},
-          {"send/receive",
+  return {{CommOp::kAllReduce, 2 * others, [=, &comm] { comm.all_reduce(source, target, Reduction::kSum, stream); }},
+          {CommOp::kAllGather, others, [=, &comm] { comm.all_gather(part, target, even, stream); }},
+          {CommOp::kReduceScatter, others, [=, &comm] { comm.reduce_scatter(source, own, even, stream); }},
+          {CommOp::kAllToAll, others, [=, &comm] { comm.all_to_all(source, target, even, even, stream); }},
+          {CommOp::kBroadcast, 1, [=, &comm] { comm.broadcast(source, 0, stream); }},
+          {CommOp::kExchange, 1,
            [=, &comm] { comm.exchange(source, (comm.rank() + 1) % n, target, (comm.rank() + n - 1) % n, stream); }}};
 }
 
@@ -126,10 +128,10 @@ std::vector<CollectivePoint> measure(World& world, Device& device, const BenchCo
       const Measured m = collectives(comm, device, a, b, dtype, count, counts)[op];
       const double seconds = time_call(world, device, options, m.call);
       if (world.rank() != 0) continue;
-      points.push_back({m.name, comm.size(), static_cast<double>(count * size_of(dtype)), seconds});
-      const double moved = bus_factor(m.name, comm.size()) * points.back().bytes;
-      std::printf("  %-14s %12s %9.1f us %9.2f GB/s\n", m.name, format_bytes(static_cast<double>(bytes)).c_str(),
-                  1e6 * seconds, 1e-9 * moved / seconds);
+      points.push_back({collective_name(m.op), comm.size(), static_cast<double>(count * size_of(dtype)), seconds});
+      const double moved = m.factor * points.back().bytes;
+      std::printf("  %-14s %12s %9.1f us %9.2f GB/s\n", collective_name(m.op),
+                  format_bytes(static_cast<double>(bytes)).c_str(), 1e6 * seconds, 1e-9 * moved / seconds);
       std::fflush(stdout);
     }
   }

@@ -3,16 +3,35 @@
 #include <algorithm>
 #include <cmath>
 #include <iomanip>
+#include <optional>
 #include <sstream>
 
 #include "base/error.h"
 #include "base/strings.h"
+#include "program/planned_call.h"
 
 namespace megatron {
 namespace {
 
-constexpr const char* kCollectives[] = {"all_reduce", "all_gather", "reduce_scatter",
-                                        "all_to_all", "broadcast",  "send/receive"};
+constexpr CommOp kCollectives[] = {CommOp::kAllReduce, CommOp::kAllGather, CommOp::kReduceScatter,
+                                   CommOp::kAllToAll,  CommOp::kBroadcast, CommOp::kExchange};
+
+/// The operation of that name.
+std::optional<CommOp> collective_called(const std::string& name) {
+  for (const CommOp op : kCollectives) {
+    if (name == collective_name(op)) return op;
+  }
+  return std::nullopt;
+}
+
+/// Bytes that each of the ranks of `point` sent (program/planned_call.h).
+double sent_bytes(const CollectivePoint& point) {
+  CommCall call;
+  call.op = *collective_called(point.kind);
+  call.source = call.target = make_tensor(nullptr, DType::kU8, Dims{static_cast<int64_t>(point.bytes)});
+  call.to = 0;
+  return wire_bytes(call, point.ranks);
+}
 
 [[noreturn]] void refuse(const char* key, const std::string& entry, const std::string& what) {
   throw UsageError(str_cat("machine.", key, ": '", entry, "': ", what));
@@ -68,6 +87,26 @@ double interpolate(const std::map<double, double>& seconds_by_bytes, double byte
 
 }  // namespace
 
+const char* collective_name(CommOp op) {
+  switch (op) {
+    case CommOp::kAllReduce:
+      return "all_reduce";
+    case CommOp::kAllGather:
+      return "all_gather";
+    case CommOp::kReduceScatter:
+      return "reduce_scatter";
+    case CommOp::kAllToAll:
+      return "all_to_all";
+    case CommOp::kBroadcast:
+      return "broadcast";
+    case CommOp::kExchange:
+      return "send/receive";
+    case CommOp::kBarrier:
+      return "barrier";
+  }
+  return "";
+}
+
 std::string to_text(const OperationPoint& p) {
   return str_cat(p.kind, " ", name_of(p.dtype), " ", short_number(p.flops), " ", short_number(p.bytes), " ",
                  short_number(p.seconds));
@@ -105,8 +144,10 @@ std::vector<CollectivePoint> read_collectives(const MachineConfig& machine) {
     std::istringstream words = words_of(kKey, entry, "KIND RANKS BYTES SECONDS");
     CollectivePoint p;
     words >> p.kind;
-    if (std::find(std::begin(kCollectives), std::end(kCollectives), p.kind) == std::end(kCollectives)) {
-      refuse(kKey, entry, "KIND must be one of " + join({std::begin(kCollectives), std::end(kCollectives)}, ", "));
+    if (!collective_called(p.kind)) {
+      std::vector<std::string> names;
+      for (const CommOp op : kCollectives) names.push_back(collective_name(op));
+      refuse(kKey, entry, "KIND must be one of " + join(names, ", "));
     }
     const double ranks = number(kKey, entry, words, "RANKS");
     if (ranks < 2 || ranks > 1e6 || ranks != std::floor(ranks)) refuse(kKey, entry, "RANKS must be 2 or more");
@@ -117,13 +158,6 @@ std::vector<CollectivePoint> read_collectives(const MachineConfig& machine) {
     points.push_back(p);
   }
   return points;
-}
-
-double bus_factor(const std::string& collective, int ranks) {
-  const double others = static_cast<double>(ranks - 1) / ranks;
-  if (collective == "all_reduce") return 2 * others;
-  if (collective == "all_gather" || collective == "reduce_scatter" || collective == "all_to_all") return others;
-  return 1;
 }
 
 MachineProfile::MachineProfile(const MachineConfig& machine) : config_(machine) {
@@ -147,7 +181,7 @@ MachineProfile::MachineProfile(const MachineConfig& machine) : config_(machine) 
     usual_slowness_ = *middle;
   }
   for (const CollectivePoint& p : read_collectives(machine)) {
-    collectives_[p.kind][p.ranks][p.bytes * bus_factor(p.kind, p.ranks)] = p.seconds;
+    collectives_[p.kind][p.ranks][sent_bytes(p)] = p.seconds;
   }
 }
 

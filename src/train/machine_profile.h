@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "config/config.h"
+#include "program/comm.h"
 #include "program/op_kind.h"
 
 namespace megatron {
@@ -34,9 +35,8 @@ std::string to_text(const CollectivePoint& point);
 std::vector<OperationPoint> read_operations(const MachineConfig& machine);
 std::vector<CollectivePoint> read_collectives(const MachineConfig& machine);
 
-/// Bytes that each of `ranks` sends per byte of the whole tensor: 2 (n-1)/n for all_reduce, (n-1)/n for all_gather,
-/// reduce_scatter and all_to_all, 1 for the others. What a link carries (the bus bandwidth of nccl-tests).
-double bus_factor(const std::string& collective, int ranks);
+/// The kind of a call as CollectivePoint::kind has it.
+const char* collective_name(CommOp op);
 
 /// Where the members of a group sit.
 struct GroupPlace {

@@ -12,23 +12,6 @@
 namespace megatron {
 namespace {
 
-const char* collective_name(CommOp op) {
-  switch (op) {
-    case CommOp::kAllReduce:
-      return "all_reduce";
-    case CommOp::kAllGather:
-      return "all_gather";
-    case CommOp::kReduceScatter:
-      return "reduce_scatter";
-    case CommOp::kAllToAll:
-      return "all_to_all";
-    case CommOp::kBroadcast:
-      return "broadcast";
-    default:
-      return "send/receive";
-  }
-}
-
 /// The groups along `axis` of the whole mesh; ranks are numbered node by node.
 GroupPlace place_of(const Mesh& world, const std::string& axis, int64_t gpus_per_node) {
   const auto near = [&](int64_t stride, int size) {

@@ -68,7 +68,10 @@ std::map<std::string, std::string> tied_gpt(int layers) {
           {"add_bias_linear", "true"}};
 }
 
-void check_generation(const std::string& model, const std::string& dtype, const std::vector<AxisSizes>& meshes) {
+/// `variety`: more different tokens than that, lest a model that says one thing prove nothing. With a tied table the
+/// most likely token is often the last one again.
+void check_generation(const std::string& model, const std::string& dtype, const std::vector<AxisSizes>& meshes,
+                      size_t variety = 4) {
   const TempFolder folder;
   write_checkpoint(folder.path(), model, "tokenizer_type: NullTokenizer", dtype, random_weight);
   for (double temperature : {0.0, 0.8}) {
@@ -78,8 +81,7 @@ void check_generation(const std::string& model, const std::string& dtype, const 
       CHECK(tokens.size() == 12);
       different.insert(tokens.begin(), tokens.end());
     }
-    // A model that says one thing would prove nothing; with a tied table the most likely token is often the last one.
-    CHECK(different.size() > (temperature > 0 ? 4 : 2));
+    CHECK(different.size() > (temperature > 0 ? 4 : variety));
     for (const AxisSizes& sizes : meshes) {
       INFO(model << " " << dtype << " " << name_of(sizes, false) << " temperature " << temperature);
       CHECK(generate_on(folder.path(), sizes, temperature) == one);
@@ -104,8 +106,8 @@ TEST_CASE("generation on tensor ranks equals one rank token by token") {
 TEST_CASE("generation on pipeline stages equals one rank token by token, tables tied or not, stages even or not") {
   const std::vector<AxisSizes> meshes = {{{"pp", 2}}, {{"pp", 3}}, {{"pp", 4}}, {{"tp", 2}, {"pp", 2}}};
   for (const char* dtype : {"fp64", "fp32"}) {
-    check_generation(tiny_model({{"vocab_size", "131"}, {"num_layers", "4"}}), dtype, meshes);
-    check_generation(tiny_model(tied_gpt(5)), dtype, meshes);
+    check_generation(tiny_model({{"vocab_size", "131"}, {"num_layers", "4"}}), dtype, meshes, 2);
+    check_generation(tiny_model(tied_gpt(5)), dtype, meshes, 2);
   }
 }
 
