@@ -68,8 +68,8 @@ std::map<std::string, std::string> tied_gpt(int layers) {
           {"add_bias_linear", "true"}};
 }
 
-/// `variety`: more different tokens than that, lest a model that says one thing prove nothing. With a tied table the
-/// most likely token is often the last one again.
+/// `variety`: more different tokens than that where the most likely one is taken, lest a model that says one thing
+/// prove nothing.
 void check_generation(const std::string& model, const std::string& dtype, const std::vector<AxisSizes>& meshes,
                       size_t variety = 4) {
   const TempFolder folder;
