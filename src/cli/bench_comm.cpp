@@ -140,12 +140,7 @@ std::vector<CollectivePoint> measure(World& world, Device& device, const BenchCo
 
 /// Puts the points into the file; those of other numbers of ranks stay.
 void write_points(const BenchCommOptions& options, const Device& device, const std::vector<CollectivePoint>& points) {
-  MachineConfig machine = read_machine_file(options.machine);
-  if (machine.device.empty()) machine.device = device.description();
-  if (machine.device != device.description()) {
-    throw UsageError(str_cat("--machine: ", options.machine, " holds figures of '", machine.device, "', and this is '",
-                             device.description(), "'; name another file"));
-  }
+  MachineConfig machine = read_machine_file_of(options.machine, device.description());
   if (machine.measured.empty()) machine.measured = measured_today();
   std::set<int> fresh;
   for (const CollectivePoint& p : points) fresh.insert(p.ranks);
@@ -190,6 +185,7 @@ void run_rank(const BenchCommOptions& options, World& world) {
     if (device->kind() == DeviceKind::kCuda) comms.owned_world = make_nccl_comm(world, "world");  // tries the library
     if (comms.owned_world) comms.world = comms.owned_world.get();
   }
+  if (!options.machine.empty()) read_machine_file_of(options.machine, device->description());  // before the work
   print_world(world, *device, mesh, comms);
   std::vector<CollectivePoint> points;
   const auto each = [&](Comm& comm) {

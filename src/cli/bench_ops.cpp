@@ -215,15 +215,10 @@ double fastest_product(const std::vector<OperationPoint>& points) {
 /// Times every operation alone and writes section `machine`. Points of operations that are not measured now stay.
 void measure_machine(const BenchOpsOptions& options) {
   const DeviceKind device = options.kind();
-  MachineConfig machine = read_machine_file(options.machine);
+  const std::string name = describe_device(device);
+  MachineConfig machine = read_machine_file_of(options.machine, name);
   const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   ThreadPool pool(options.threads > 0 ? options.threads : cores);
-  const std::string name = describe_device(device);
-  if (!machine.device.empty() && machine.device != name) {
-    throw UsageError(str_cat("--machine: ", options.machine, " holds figures of '", machine.device, "', and this is '",
-                             name, "'; name another file"));
-  }
-  machine.device = name;
   machine.measured = measured_today();
   machine.copy_bandwidth = measure_copy(pool, device);
   machine.launch_seconds = measure_launch(pool, device);

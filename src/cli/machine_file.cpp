@@ -4,6 +4,7 @@
 #include <ctime>
 #include <filesystem>
 
+#include "base/error.h"
 #include "base/file_io.h"
 #include "base/strings.h"
 #include "config/load.h"
@@ -19,6 +20,16 @@ MachineConfig read_machine_file(const std::string& path) {
   const MachineConfig machine = load_config({path}, {}, piece).config.machine;
   read_operations(machine);
   read_collectives(machine);
+  return machine;
+}
+
+MachineConfig read_machine_file_of(const std::string& path, const std::string& device) {
+  MachineConfig machine = read_machine_file(path);
+  if (!machine.device.empty() && machine.device != device) {
+    throw UsageError(str_cat("--machine: ", path, " holds figures of '", machine.device, "', and this is '", device,
+                             "'; name another file"));
+  }
+  machine.device = device;
   return machine;
 }
 

@@ -10,6 +10,9 @@ namespace megatron {
 /// The section as the file has it; empty when there is no such file. UsageError: it is no configuration.
 MachineConfig read_machine_file(const std::string& path);
 
+/// The same, for figures of `device` to be added: UsageError where the file holds those of another one.
+MachineConfig read_machine_file_of(const std::string& path, const std::string& device);
+
 /// Replaces the file. Nothing but the section stands in it afterwards. DataError: it cannot be written.
 void write_machine_file(const std::string& path, const MachineConfig& machine);
 

@@ -1,6 +1,7 @@
 // `megatron plan`: parameters, memory, FLOPs and decisions of a configuration, without running it.
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <filesystem>
 #include <map>
 #include <memory>
 #include <optional>
@@ -55,10 +56,14 @@ int64_t rank_of(const PlanCommand& options) {
 class StepClock {
  public:
   StepClock(const PlanCommand& options, const Config& config) : config_(config) {
-    const MachineConfig machine = options.machine.empty() ? config.machine : read_machine_file(options.machine);
-    if (options.machine.empty() && machine.device.empty()) return;
-    if (machine.device.empty()) throw UsageError("--machine: there is no file '" + options.machine + "'");
-    profile_.emplace(machine);
+    if (options.machine.empty()) {
+      if (!config.machine.device.empty()) profile_.emplace(config.machine);
+      return;
+    }
+    if (!std::filesystem::exists(options.machine)) {
+      throw UsageError("--machine: there is no file '" + options.machine + "'");
+    }
+    profile_.emplace(read_machine_file(options.machine));
   }
   void look(const TrainPrograms& programs) {
     if (!profile_) return;
@@ -66,10 +71,17 @@ class StepClock {
     const int stage = pp < 0 ? 0 : programs.mesh.axes[static_cast<size_t>(pp)].coordinate;
     if (stages_.count(stage) == 0) stages_[stage] = estimate_stage(programs, *profile_);
   }
-  /// `programs`: of any rank. "" without a machine, and where a stage is missing.
+  /// Was a rank of every stage looked at?
+  bool complete(const TrainPrograms& programs) const {
+    const int pp = programs.mesh.find("pp");
+    return std::ssize(stages_) == (pp < 0 ? 1 : programs.mesh.axes[static_cast<size_t>(pp)].size);
+  }
+  /// `programs`: of any rank. "" without a machine.
   std::string text(const TrainPrograms& programs) const {
-    const int stages = schedule_of(programs, programs.micro_batches, true).shape.stages;
-    if (!profile_ || std::ssize(stages_) < stages) return "";
+    if (!profile_) return "";
+    if (!complete(programs)) {
+      return "time         not reckoned: it takes a rank of every pipeline stage; leave --rank out\n";
+    }
     std::vector<StageEstimate> all;
     for (const auto& [stage, estimate] : stages_) all.push_back(estimate);
     return describe_estimate(config_, programs, estimate_step(programs, all), *profile_);
@@ -104,7 +116,7 @@ void plan(const PlanCommand& options) {
   const auto look = [&](const TrainPrograms& programs) {
     if (!std::exchange(printed, true)) print_rank(programs);
     clock.look(programs);
-    if (time.empty()) time = clock.text(programs);
+    if (time.empty() && clock.complete(programs)) time = clock.text(programs);
   };
   const RankPlans ranks = plan_ranks(config, vocab_size, options.world_size, planned_ranks(config, options.world_size),
                                      options.simulate, look);

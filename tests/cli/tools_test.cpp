@@ -46,6 +46,8 @@ TEST_CASE("bench ops and bench comm write a machine file, from which plan reckon
   refused({"plan", "--config", "tiny.yaml", "--machine", "other.yaml"}, "section machine: a step's time needs device");
   work.write("bad.yaml", "machine: {device: cpu, operations: [linear fp32 1 2]}\n");
   refused({"plan", "--config", "tiny.yaml", "--machine", "bad.yaml"}, "'linear fp32 1 2': expected");
+  work.write("empty.yaml", "machine: {copy_bandwidth: 1.0e9}\n");
+  refused({"plan", "--config", "tiny.yaml", "--machine", "empty.yaml"}, "section machine: a step's time needs device");
   // Two ranks need collectives, which were not measured.
   refused({"plan", "--config", "tiny.yaml", "--machine", "machine.yaml", "--world-size", "2"},
           "no all_reduce was measured");
@@ -61,6 +63,10 @@ TEST_CASE("plan --machine: the GPUs of configs/base/machines") {
                       "parallel.pipeline_model_parallel_size=2", "--set", "parallel.use_distributed_optimizer=true"});
     prints(text, {" ms a step on NVIDIA H", " tokens/s of all ranks, ", "MFU ", "for other stages ",
                   "between nodes of 8 GPUs: assumed 50 GB/s"});
+    prints(
+        work.succeed({"plan", "--config", std::string(MEGATRON_SOURCE_DIR) + "/configs/llama3_8b.yaml", "--machine",
+                      machine, "--world-size", "2", "--rank", "1", "--set", "parallel.pipeline_model_parallel_size=2"}),
+        {"time         not reckoned: it takes a rank of every pipeline stage; leave --rank out\n"});
   }
 }
 
